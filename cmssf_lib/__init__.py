@@ -1,4 +1,4 @@
-"""CMSSF: contrastive multimodal self-supervised fusion, in small rooms that read from top to bottom.
+"""CMSSF, contrastive multimodal self-supervised fusion, in small rooms read from top to bottom.
 
 Import the room you need (``from cmssf_lib import losses``). Importing the package itself loads
 nothing heavy and prints nothing.
