@@ -22,7 +22,7 @@ unexport PYTHONPATH PYTHONHOME
 
 help: ## Show this list
 	@echo "CMSSF, the book that runs. Usage: make TARGET [PYTHON=python3.12]"
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 book: $(INSTALLED) ## Build the website into _build/html
 	CMSSF_PRESET=quick jupyter-book build . --config _config.yml --toc book/_toc.yml -W -n --keep-going
@@ -42,7 +42,7 @@ lint: $(INSTALLED) ## Check style, format and types
 	ruff format --check .
 	mypy
 
-repository: $(INSTALLED) ## Set the repository's address everywhere [URL=https://github.com/you/cmssf]
+repository: $(INSTALLED) ## Set the repository's address everywhere [URL=https://github.com/ada/book]
 	python .ci/set_repository.py "$(URL)"
 
 clean: ## Remove what was built and the caches of the tools (not .venv, no data, no runs)

@@ -2,7 +2,7 @@
 
 `repository.url` in `_config.yml` is the setting. Badges, Colab links, the notebooks' first cell,
 the citation and the package's links carry the same address; this rewrites all of them.
-Run it with `make repository URL=https://github.com/you/cmssf`.
+Run it with `make repository URL=https://github.com/ada/book`.
 """
 
 import re
@@ -29,7 +29,7 @@ def split(url: str) -> tuple[str, str]:
     """Owner and name of an address."""
     found = ADDRESS.fullmatch(url)
     if not found:
-        raise ValueError(f"{url!r} is no repository: give it as https://github.com/OWNER/NAME")
+        raise ValueError(f"{url!r} is no repository: give it as https://github.com/<owner>/<name>")
     return found[1], found[2]
 
 
@@ -60,7 +60,7 @@ def replace(text: str, old: tuple[str, str], new: tuple[str, str]) -> str:
 
 def main(arguments: list[str], root: Path = ROOT) -> int:
     if len(arguments) != 1 or not arguments[0]:
-        sys.exit(f"usage: make repository URL=https://github.com/you/cmssf (now {setting(root)})")
+        sys.exit(f"usage: make repository URL=https://github.com/ada/book (now {setting(root)})")
     try:
         old, new = split(setting(root)), split(arguments[0])
     except ValueError as error:
