@@ -25,7 +25,7 @@ help: ## Show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 book: $(INSTALLED) ## Build the website into _build/html
-	CMSSF_PRESET=quick jupyter-book build . --config _config.yml --toc book/_toc.yml -W -n --keep-going
+	CMSSF_PRESET=quick TQDM_DISABLE=1 jupyter-book build . --config _config.yml --toc book/_toc.yml -W -n --keep-going
 	@echo "The book is ready: open _build/html/index.html"
 
 test: $(INSTALLED) browser ## Check everything: lint, types, book, library, notebooks, site

@@ -414,7 +414,7 @@ def test_the_address_is_set_everywhere_at_once(tmp_path, own_files, capsys):
         shutil.copy(path, copy)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     before = project_uses(tmp_path, set_repository.files(tmp_path))
-    other = "https://" + "github.com/Ada-L/the.book"  # in two parts, so that this file has no use
+    other = "https://github.com/" + "Ada-L/the.book"  # in two parts: no use of an address here
 
     assert set_repository.main([other + "/"], tmp_path) == 0
 

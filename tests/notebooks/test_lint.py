@@ -84,6 +84,10 @@ def problems(notebook: nbformat.NotebookNode, stem: str) -> list[str]:
                 found.append(f"{place} prints on stderr: {output.text[:80]!r}")
             if hit := MACHINE_PATH.search(text_of(output)):
                 found.append(f"{place} shows a path of the machine: {hit[0]}")
+            if re.search(r"\bat 0x[0-9a-f]{6,}", text_of(output)):
+                found.append(f"{place} shows an object's place in memory, new at every run")
+            if any("widget" in kind for kind in output.get("data", {})):
+                found.append(f"{place} shows a widget, which a stored page cannot")
     for cell in cells:
         if cell.cell_type != "raw" and (hit := MACHINE_PATH.search(cell.source)):
             found.append(f"the source of a cell names a path of a machine: {hit[0]}")
@@ -212,6 +216,14 @@ DEFECTS = {
     "a kernel's file": (
         lambda cells: cells[3].outputs.append(stream("stdout", "ipykernel_4711/1.py:3")),
         "path of the machine",
+    ),
+    "a place in memory": (
+        lambda cells: cells[3].outputs.append(stream("stdout", "[<Line2D at 0x7f8f0802fd90>]")),
+        "place in memory",
+    ),
+    "a widget": (
+        lambda cells: cells[3].outputs[0].data.update({"application/vnd.jupyter.widget-view": {}}),
+        "widget",
     ),
     "a path in the source": (
         lambda cells: cells[3].update(source="load('/Users/ada/data')"),
