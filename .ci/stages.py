@@ -77,7 +77,13 @@ def run(stage: Stage) -> dict[str, int]:
     command = [*stage.command]
     if stage.is_pytest:
         command = [sys.executable, "-m", *command, f"--junitxml={report}"]
-    code = subprocess.run(command, cwd=ROOT, env=os.environ | dict(stage.environment)).returncode
+    try:
+        code = subprocess.run(
+            command, cwd=ROOT, env=os.environ | dict(stage.environment)
+        ).returncode
+    except OSError as error:  # the tool is not there; the other stages can still tell something
+        print(f"{command[0]} could not be run: {error}", flush=True)
+        code = 1
     result = counts(report) if report.exists() else dict.fromkeys(OUTCOMES, 0)
     if code and not (result["failed"] or result["errors"]):
         result["errors"] += 1

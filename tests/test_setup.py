@@ -474,7 +474,7 @@ def test_a_pytest_stage_is_counted(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", ["false", "pytest no_such_file.py -p no:cacheprovider", "ruff check no_such_file.py"]
+    "command", ["false", "no-such-tool --check", "pytest no_such_file.py -p no:cacheprovider"]
 )
 def test_a_stage_that_cannot_run_is_an_error(command, tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "ROOT", tmp_path)
