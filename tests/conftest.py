@@ -15,7 +15,7 @@ os.environ["MPLBACKEND"] = "agg"
 
 # Every shape in a signature of the library is checked at each call. This must run before the first
 # `import cmssf_lib`; outside the tests the annotations cost nothing.
-install_import_hook("cmssf_lib", "beartype.beartype")
+install_import_hook("cmssf_lib", "shape_checker.check")
 
 # The same examples on every machine and in every run; no deadline, because machines are shared.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)

@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 
@@ -493,3 +494,18 @@ def test_a_failure_anywhere_fails_the_whole(tmp_path, monkeypatch, capsys):
     assert re.fullmatch(r"=+ 1 errors in \d+\.\d\ds =+", last)
     monkeypatch.setattr(stages, "STAGES", (good,))
     assert stages.main() == 0
+
+
+# --- the shapes in the signatures are checked while testing ---
+
+
+def test_a_wrong_shape_is_refused_while_testing():
+    from jaxtyping import TypeCheckError
+
+    from cmssf_lib.losses import nt_xent
+
+    with pytest.raises(TypeCheckError):
+        nt_xent(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), 0.1)
+    with pytest.raises(TypeCheckError):
+        nt_xent(torch.zeros(2, 3), torch.zeros(2, 3), "warm")
+    nt_xent(torch.eye(2), torch.eye(2), 1)  # an int is a float here
