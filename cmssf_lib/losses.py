@@ -39,7 +39,7 @@ def nt_xent(
     Raises:
         ValueError: The shapes differ, there are fewer than two pairs, or `temperature` <= 0.
 
-    Source:
+    References:
         Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual
         Representations" (SimCLR), equation 1 and algorithm 1.
     """
@@ -80,7 +80,7 @@ def image_text_loss(
     Raises:
         ValueError: The shapes differ, there are fewer than two pairs, or `logit_scale` <= 0.
 
-    Source:
+    References:
         Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
         Supervision" (CLIP), figure 3.
     """
@@ -114,7 +114,7 @@ def multi_positive_loss(
         ValueError: The shapes differ, there are fewer than two pairs, `groups` does not have one
             number a pair, or `logit_scale` <= 0.
 
-    Source:
+    References:
         Khosla et al. 2020, "Supervised Contrastive Learning" (SupCon), equation 2, the form
         L_out, with texts as the contrast to images and images to texts; Yang et al. 2022,
         "Unified Contrastive Learning in Image-Text-Label Space" (UniCL).
@@ -149,7 +149,7 @@ def masked_loss(
     Raises:
         ValueError: As `multi_positive_loss`.
 
-    Source:
+    References:
         Huynh et al. 2022, "Boosting Contrastive Self-Supervised Learning with False Negative
         Cancellation", there called elimination; here the labels, not a guess, say which
         negatives are false.
@@ -186,7 +186,7 @@ def excess_loss(
     Raises:
         ValueError: As `multi_positive_loss`.
 
-    Source:
+    References:
         KL(t || p) = H(t, p) - H(t), for the targets t of SupCon (Khosla et al. 2020, equation 2).
     """
     cross_entropy = multi_positive_loss(image, text, groups, logit_scale)
@@ -197,8 +197,9 @@ def excess_loss(
 def duplicate_floor(groups: Int[Tensor, "batch"]) -> Float[Tensor, ""]:
     """The least value that the one-hot and the multi-positive loss can take on this batch.
 
-    If n texts of a batch are the same text, an image cannot give its own more than 1/n of its
-    probability, which costs ln n. The mean of ln n over the rows bounds both directions.
+    If n texts of a batch are the same text, with the same embedding, an image cannot give its own
+    more than 1/n of its probability, which costs ln n. The mean of ln n over the rows bounds both
+    directions.
 
     Args:
         groups: Equal numbers mark equal captions.
