@@ -1,0 +1,49 @@
+"""Evaluation: what a trained method knows, measured on frozen embeddings.
+
+`embed` runs the encoders once; everything else is arithmetic on what it returns. `report` puts
+the measures of a finished run together, `monitor` the cheap ones of a run under way.
+
+No measure here looks at a label while it embeds, and none updates a weight. Whether the *method*
+used labels is another matter: class captions are labels in words.
+"""
+
+from cmssf_lib.evaluate.classify import (
+    accuracy,
+    class_captions,
+    confusion,
+    knn,
+    nearest_pixels,
+    zero_shot,
+    zero_shot_prompts,
+    zero_shot_prompts_from_captions,
+)
+from cmssf_lib.evaluate.embeddings import (
+    Embeddings,
+    embed,
+    embed_features,
+    embed_images,
+    embed_texts,
+)
+from cmssf_lib.evaluate.retrieve import exact_caption_retrieval, pair_similarity, retrieval
+from cmssf_lib.evaluate.summary import monitor, report
+
+__all__ = [
+    "Embeddings",
+    "accuracy",
+    "class_captions",
+    "confusion",
+    "embed",
+    "embed_features",
+    "embed_images",
+    "embed_texts",
+    "exact_caption_retrieval",
+    "knn",
+    "monitor",
+    "nearest_pixels",
+    "pair_similarity",
+    "report",
+    "retrieval",
+    "zero_shot",
+    "zero_shot_prompts",
+    "zero_shot_prompts_from_captions",
+]
