@@ -1,0 +1,142 @@
+"""CMSSF: contrastive multimodal self-supervised fusion, the model of the source chapter.
+
+Two encoders, two projection heads, one shared space (its Figure 1 and section 3.3):
+
+    picture → ImageEncoder → [CLS] → ProjectionHead ─┐
+                                                     ├→ shared space → contrastive loss
+    caption → TextEncoder  → [CLS] → ProjectionHead ─┘
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmssf_lib.data import Batch
+from cmssf_lib.encoders import ImageEncoder, ProjectionHead, TextEncoder
+from cmssf_lib.losses import (
+    duplicate_floor,
+    excess_loss,
+    image_text_loss,
+    masked_loss,
+    multi_positive_loss,
+)
+from cmssf_lib.presets import CMSSFConfig, TextConfig, VisionConfig
+from cmssf_lib.timing import stopwatch
+from cmssf_lib.views import Views, as_float
+
+LOSSES = ("one_hot", "multi_positive", "masked", "excess")
+MAX_SCALE = 100.0  # CLIP, section 2.5: a larger scale makes training unstable
+
+
+class CMSSF(nn.Module):
+    """Learns a space where a picture lies close to its caption.
+
+    Args:
+        vision: The image encoder.
+        text: The text encoder.
+        config: Shared space, loss, views.
+        captions: Texts the tokenizer is built from (for a text encoder from scratch).
+
+    Raises:
+        ValueError: If the loss is unknown, the temperature not positive, or an encoder's
+            configuration inconsistent.
+    """
+
+    def __init__(
+        self,
+        vision: VisionConfig,
+        text: TextConfig,
+        config: CMSSFConfig,
+        captions: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        if config.loss not in LOSSES:
+            raise ValueError(f"unknown loss {config.loss!r}; choose one of {', '.join(LOSSES)}")
+        if not config.temperature > 0:
+            raise ValueError(f"the temperature must be positive; got {config.temperature}")
+        self.config = config
+        self.views = Views(config.views)
+        self.image_encoder = ImageEncoder(vision)
+        self.text_encoder = TextEncoder(text, captions)
+        self.image_head = ProjectionHead(self.image_encoder.width, config.hidden, config.dim)
+        self.text_head = ProjectionHead(self.text_encoder.width, config.hidden, config.dim)
+        # Learned as a logarithm, so that a step changes it by a factor and it stays positive.
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
+
+    @property
+    def logit_scale(self) -> Float[Tensor, ""]:
+        """What similarities are multiplied by before the softmax: one over the temperature."""
+        return self.log_scale.exp()
+
+    def encode_image(
+        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, "b dim"]:
+        """Return each picture's place in the shared space, a vector of length one."""
+        return F.normalize(self.image_head(self.image_encoder(images)), dim=1)
+
+    def encode_text(self, captions: Sequence[str]) -> Float[Tensor, "captions dim"]:
+        """Return each caption's place in the shared space, a vector of length one."""
+        return F.normalize(self.text_head(self.text_encoder(captions)), dim=1)
+
+    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Compare every picture of the batch with every caption.
+
+        Training shows each picture in one random view; evaluation shows it as it is.
+
+        Returns:
+            "loss", which is stepped on, and what is only logged: the "floor" that equal
+            captions put under the one-hot loss, the mean similarity of a picture with its
+            own caption ("positive_similarity") and with another caption
+            ("negative_similarity"), and the "logit_scale".
+
+        Raises:
+            ValueError: If the batch holds a single picture: there is nothing to contrast.
+        """
+        with stopwatch("views"), torch.no_grad():
+            images = self.views(batch.images) if self.training else as_float(batch.images)
+        image = self.encode_image(images)  # (b, dim)
+        # Each different caption is encoded once; pictures that share it share its vector.
+        text = self.encode_text(batch.captions)[batch.caption_index]  # (b, dim)
+        groups, scale = batch.caption_index, self.logit_scale
+        if self.config.loss == "one_hot":
+            loss = image_text_loss(image, text, scale)
+        elif self.config.loss == "multi_positive":
+            loss = multi_positive_loss(image, text, groups, scale)
+        elif self.config.loss == "masked":
+            loss = masked_loss(image, text, groups, scale)
+        else:
+            loss = excess_loss(image, text, groups, scale)
+        with torch.no_grad():
+            similarity = image @ text.T  # (b, b)
+            other = groups[:, None] != groups[None, :]
+            logged = {
+                "floor": duplicate_floor(groups),
+                "positive_similarity": similarity.diagonal().mean(),
+                "negative_similarity": similarity[other].mean(),
+                "logit_scale": scale.detach(),
+            }
+        return {"loss": loss, **logged}
+
+    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Return `loss`; PyTorch's wrappers for several processes call a module this way."""
+        return self.loss(batch)
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """Keep the logit scale between 1 and 100, after each step of the optimizer.
+
+        Args:
+            progress: Part of the training that is done, 0 to 1; other methods' momentum
+                schedules follow it.
+        """
+        self.log_scale.clamp_(0, math.log(MAX_SCALE))
+
+    def features(
+        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, "b width"]:
+        """Return the image encoder's [CLS] vector: no head, no view."""
+        return self.image_encoder(images)

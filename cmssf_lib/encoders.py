@@ -1,0 +1,264 @@
+"""Encoders and projection heads: from a picture or a text to one vector.
+
+Vision models are timm's, text models are those of transformers. What stands here is what
+the book needs around them: sizes and pixel statistics, a convolutional stem, captions as
+strings, and errors that say what to do.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+import torch
+from jaxtyping import Float, UInt8
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerBase,
+)
+
+from cmssf_lib.captions import tokenize, word_tokenizer
+from cmssf_lib.presets import TextConfig, VisionConfig
+from cmssf_lib.views import as_float
+
+
+class ImageEncoder(nn.Module):
+    """A vision transformer and what has to happen to a picture before it.
+
+    Args:
+        config: Which transformer, and its size.
+
+    Attributes:
+        width: Length of the vector that `forward` returns.
+        backbone: The timm model.
+
+    Raises:
+        ValueError: If the configuration is inconsistent, or weights do not fit.
+        FileNotFoundError: If pretrained weights can be neither read nor downloaded.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = _vision_transformer(config)
+        self.width: int = self.backbone.num_features  # type: ignore[assignment]
+        # Constants, not learned and not saved: they follow from the configuration.
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(
+        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, "b width"]:
+        """Return the [CLS] vector of each picture (uint8, or floats in [0, 1])."""
+        pixels = as_float(images)
+        size = self.config.image_size
+        if pixels.shape[-2:] != (size, size):
+            # The whole batch at once and on the device: 32×32 becomes 224×224 here, not on disk.
+            pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+        return self.backbone((pixels - self.mean) / self.std)
+
+
+class ConvStem(nn.Module):
+    """Four small convolutions in place of one large patch (Xiao et al. 2021, section 3).
+
+    A patch of 4×4 pixels cut out and multiplied by one matrix is a hard start for a small
+    transformer on few pictures. 3×3 convolutions that halve the picture as they go reach the
+    same number of tokens and learn in a fraction of the steps.
+
+    timm's `VisionTransformer` takes it as its ``embed_layer``, hence the arguments.
+    """
+
+    def __init__(
+        self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, **_: object
+    ) -> None:
+        super().__init__()
+        if patch_size != 4:
+            raise ValueError(f"the convolutional stem reduces by 4; got patch_size={patch_size}")
+        self.patch_size = (patch_size, patch_size)
+        self.grid_size = (img_size // 4, img_size // 4)
+        self.num_patches = self.grid_size[0] * self.grid_size[1]
+        half = embed_dim // 2
+        layers: list[nn.Module] = []
+        for before, after, stride in (
+            (in_chans, half, 1),
+            (half, half, 2),
+            (half, embed_dim, 1),
+            (embed_dim, embed_dim, 2),
+        ):
+            # Batch statistics would let the pictures of a batch see each other, which
+            # contrastive methods exploit; groups of channels keep each picture to itself.
+            layers += [
+                nn.Conv2d(before, after, 3, stride, padding=1, bias=False),
+                nn.GroupNorm(max(1, after // 16), after),
+                nn.GELU(),
+            ]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(embed_dim, embed_dim, 1))
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b tokens width"]:
+        """Return one token for every 4×4 pixels, row by row."""
+        return self.layers(images).flatten(2).transpose(1, 2)
+
+
+def _vision_transformer(config: VisionConfig) -> nn.Module:
+    if config.kind == "timm":
+        return _timm_model(config)
+    if config.kind not in ("plain", "conv_stem"):
+        raise ValueError(
+            f"unknown vision encoder {config.kind!r}; choose 'plain', 'conv_stem' or 'timm'"
+        )
+    if config.image_size % config.patch_size:
+        raise ValueError(
+            f"patches of {config.patch_size} pixels do not tile a picture of "
+            f"{config.image_size}: choose a size that divides"
+        )
+    if config.width % config.heads:
+        raise ValueError(f"width {config.width} does not divide among {config.heads} heads")
+    return VisionTransformer(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        embed_dim=config.width,
+        depth=config.depth,
+        num_heads=config.heads,
+        num_classes=0,
+        # Weights scaled to the width (Xavier). The usual fixed 0.02 suits wide models; at 64 or
+        # 128 it starves [CLS] of signal and the loss stays on its plateau for epochs.
+        weight_init="jax",
+        embed_layer=ConvStem if config.kind == "conv_stem" else PatchEmbed,
+    )
+
+
+def _timm_model(config: VisionConfig) -> nn.Module:
+    """Build a timm model by name, with random, published or own weights."""
+    known = config.timm_name.split(".")[0] in timm.list_models()
+    if not known:
+        raise ValueError(f"timm has no model {config.timm_name!r}; see timm.list_models()")
+    download = config.weights == "timm"
+    try:
+        model = timm.create_model(config.timm_name, pretrained=download, num_classes=0)
+    except (OSError, RuntimeError) as error:
+        if not download:
+            raise
+        raise FileNotFoundError(
+            f"the weights of {config.timm_name} are not on this machine and could not be "
+            "downloaded: connect to the network once, or set VisionConfig.weights to the path "
+            "of a .safetensors state dict"
+        ) from error
+    if config.weights and not download:
+        load_weights(model, config.weights)
+    return model
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Fill a model from a state dict on disk; a classifier head in it is left out.
+
+    Args:
+        model: Its parameters say what is expected.
+        path: Of a ``.safetensors`` file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not a safetensors file, or a name or a shape differs.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: expected a .safetensors state dict")
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
+    own = model.state_dict()
+    state = {k: v for k, v in state.items() if k in own or not k.startswith(("head.", "fc."))}
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [
+        f"{k}: {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} in the model"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    if missing or unexpected or shapes:
+        raise ValueError(
+            f"the weights in {path} are not for this model. Missing: {missing[:5] or 'none'}; "
+            f"unexpected: {unexpected[:5] or 'none'}; shapes that differ: {shapes[:5] or 'none'}"
+        )
+    model.load_state_dict(state)
+
+
+class TextEncoder(nn.Module):
+    """A BERT-like encoder that takes captions as strings.
+
+    Args:
+        config: From scratch, or a pretrained one by name or folder.
+        captions: Texts to build the tokenizer from (scratch only).
+
+    Attributes:
+        width: Length of the vector that `forward` returns.
+        tokenizer: A tokenizer of the transformers library.
+
+    Raises:
+        ValueError: If the kind is unknown, or there are no captions to build from.
+        FileNotFoundError: If a pretrained encoder can be neither read nor downloaded.
+    """
+
+    def __init__(self, config: TextConfig, captions: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer: PreTrainedTokenizerBase
+        if config.kind == "scratch":
+            self.tokenizer = word_tokenizer(captions, config.max_length)
+            bert = BertConfig(
+                vocab_size=len(self.tokenizer),
+                hidden_size=config.width,
+                num_hidden_layers=config.depth,
+                num_attention_heads=config.heads,
+                intermediate_size=4 * config.width,
+                max_position_embeddings=config.max_length,
+                hidden_dropout_prob=config.dropout,
+                attention_probs_dropout_prob=config.dropout,
+                pad_token_id=self.tokenizer.pad_token_id,
+                initializer_range=config.width**-0.5,  # BERT's 0.02 suits 768, not 64
+            )
+            self.backbone = BertModel(bert, add_pooling_layer=False)
+        elif config.kind == "pretrained":
+            try:
+                self.tokenizer = AutoTokenizer.from_pretrained(config.name)
+                self.backbone = AutoModel.from_pretrained(config.name)
+            except OSError as error:
+                raise FileNotFoundError(
+                    f"the text encoder {config.name!r} is neither a folder on this machine nor "
+                    "could it be downloaded: connect to the network once, or name a folder "
+                    "that save_pretrained wrote"
+                ) from error
+        else:
+            raise ValueError(
+                f"unknown text encoder {config.kind!r}; choose 'scratch' or 'pretrained'"
+            )
+        self.width = int(self.backbone.config.hidden_size)
+
+    def forward(self, captions: Sequence[str]) -> Float[Tensor, "captions width"]:
+        """Return the [CLS] vector of each caption."""
+        ids, mask = tokenize(self.tokenizer, captions, self.backbone.device)
+        hidden = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
+        return hidden[:, 0]  # (captions, length, width) -> [CLS] stands first
+
+
+class ProjectionHead(nn.Sequential):
+    """An MLP with one hidden layer, from an encoder's space to the shared one.
+
+    Args:
+        width: Of the encoder.
+        hidden: Of the hidden layer.
+        dim: Of the shared space.
+    """
+
+    def __init__(self, width: int, hidden: int, dim: int) -> None:
+        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, dim))

@@ -1,0 +1,131 @@
+"""What decides a run, written down and read back: configuration and environment."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from cmssf_lib.cmssf import CMSSF
+from cmssf_lib.data import ImageTextData
+from cmssf_lib.presets import (
+    CMSSFConfig,
+    DataConfig,
+    Preset,
+    TextConfig,
+    TrainConfig,
+    ViewsConfig,
+    VisionConfig,
+)
+
+METHODS = ("cmssf",)
+PACKAGES = ("cmssf", "torch", "torchvision", "timm", "transformers", "accelerate", "numpy")
+T = TypeVar("T")
+
+
+def run_config(preset: Preset, method: str, data: ImageTextData) -> dict[str, Any]:
+    """Write down everything that decides a run's outcome.
+
+    Args:
+        preset: All the numbers.
+        method: Its name.
+        data: The training data; its fingerprint is recorded.
+
+    Raises:
+        ValueError: If there is no such method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    settings = {k: v for k, v in asdict(preset).items() if k not in ("name", "minutes")}
+    # The folder of the pictures differs from machine to machine and decides nothing: the
+    # fingerprint says which pictures they were.
+    if settings["data"]["name"] == "cifar10":
+        settings["data"]["path"] = None
+    return {
+        "method": method,
+        "preset": preset.name,
+        **json.loads(json.dumps(settings)),
+        "data_fingerprint": data.fingerprint,
+    }
+
+
+def preset_of(config: Mapping[str, Any]) -> Preset:
+    """Turn a recorded configuration back into a preset.
+
+    Raises:
+        ValueError: If a field is unknown, as in a configuration of a later version.
+    """
+    return Preset(
+        name=config["preset"],
+        minutes="as recorded",
+        data=_dataclass(DataConfig, config["data"]),
+        vision=_dataclass(VisionConfig, config["vision"]),
+        text=_dataclass(TextConfig, config["text"]),
+        cmssf=_dataclass(
+            CMSSFConfig,
+            {**config["cmssf"], "views": _dataclass(ViewsConfig, config["cmssf"]["views"])},
+        ),
+        train=_dataclass(TrainConfig, config["train"]),
+    )
+
+
+def build(config: Mapping[str, Any], data: ImageTextData) -> nn.Module:
+    """Build a method with fresh weights.
+
+    Args:
+        config: From `run_config`.
+        data: The training data, for what depends on it (the tokenizer's words).
+    """
+    preset = preset_of(config)
+    torch.manual_seed(preset.train.seed)  # initial weights are part of what a seed decides
+    return CMSSF(preset.vision, preset.text, preset.cmssf, data.unique_captions)
+
+
+def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Describe this machine: versions, processor, and the library's commit where there is one."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    here = Path(__file__).parent
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True
+    )
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "commit": commit.stdout.strip() or "not in a repository",
+    }
+
+
+def _processor() -> str:
+    """Name the processor; Linux keeps the readable name in /proc."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _dataclass(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Fill a dataclass from JSON: lists become tuples, unknown fields are an error."""
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(values.keys() - known):
+        raise ValueError(f"unknown field(s) for {kind.__name__}: {', '.join(unknown)}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
