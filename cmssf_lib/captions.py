@@ -36,7 +36,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 def article(noun: str) -> str:
     """Return "an" before a vowel letter and "a" before any other."""
-    return "an" if noun[:1].lower() in "aeiou" else "a"
+    return "an" if noun.lower().startswith(tuple("aeiou")) else "a"
 
 
 def class_caption(class_name: str, template: str = "a photo of {}") -> str:
