@@ -1,0 +1,29 @@
+"""Figures: one function a figure, each from a run or from results, each returning it.
+
+Nothing is shown and no setting of matplotlib is changed: a notebook shows a cell's last value,
+a script calls ``savefig``. Colours are those of Okabe and Ito (2008), which people with any kind of
+colour vision tell apart; what they encode is always encoded a second time, by a line style,
+a symbol or a frame. Every figure has a white ground of its own and reads on a dark page too.
+"""
+
+from cmssf_lib.plots.pictures import caption_grid, image_grid, retrieval_gallery, views_grid
+from cmssf_lib.plots.space import tsne
+from cmssf_lib.plots.style import COLOURS, Picture, panels
+from cmssf_lib.plots.tones import tone_panels
+from cmssf_lib.plots.training import LiveLoss, loss_curves, retrieval_curve, similarity_curves
+
+__all__ = [
+    "COLOURS",
+    "LiveLoss",
+    "Picture",
+    "caption_grid",
+    "image_grid",
+    "loss_curves",
+    "panels",
+    "retrieval_curve",
+    "retrieval_gallery",
+    "similarity_curves",
+    "tone_panels",
+    "tsne",
+    "views_grid",
+]
