@@ -1,0 +1,102 @@
+"""A role that prints a number out of a recorded run, so that no page can quote one from nowhere.
+
+``{run}`quick/cmssf-colour:zero_shot|percent` `` reads ``book/runs/quick/cmssf-colour/results.json``
+(a flat mapping from metric to number) and prints the value. The run's name, the full value and the
+command that makes the run again stand in the tooltip. A run, metric or format that does not exist
+is a Sphinx warning; the book is built with ``-W``, so the build fails.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxRole
+
+logger = logging.getLogger(__name__)
+
+FORMATS: dict[str, Callable[[float], str]] = {
+    "percent": lambda value: f"{100 * value:.1f} %",
+    "points": lambda value: f"{100 * value:.1f}",
+    "count": lambda value: f"{value:,.0f}",
+    "seconds": lambda value: f"{value:.0f} s",
+    "minutes": lambda value: f"{value / 60:.1f} min",
+}
+DECIMALS = re.compile(r"\.\d+[fge]")
+CONTENT = re.compile(r"(?P<name>[\w.\-/]+):(?P<metric>[\w.@\-/]+)(\|(?P<format>[\w.]+))?")
+
+
+def read_number(directory: Path, name: str, metric: str) -> float:
+    """Return one metric of one recorded run.
+
+    Raises:
+        ValueError: If the run, its results or the metric is missing, or is not a finite number.
+    """
+    path = directory / name / "results.json"
+    if ".." in Path(name).parts or not path.is_file():
+        known = sorted(
+            p.parent.relative_to(directory).as_posix() for p in directory.rglob("results.json")
+        )
+        raise ValueError(f"no recorded run {name!r}; there are: {', '.join(known) or 'none'}")
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"results of run {name!r} are not JSON: {error}") from error
+    if metric not in results:
+        raise ValueError(
+            f"run {name!r} has no metric {metric!r}; it has: {', '.join(sorted(results))}"
+        )
+    value = results[metric]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"metric {metric!r} of run {name!r} is {value!r}, not a finite number")
+    return float(value)
+
+
+def show(value: float, style: str | None) -> str:
+    """Write a number in one of `FORMATS` or with decimals such as ``.3f``; else as it is.
+
+    Raises:
+        ValueError: If the format is neither.
+    """
+    if style is None:
+        return f"{value:.4g}"
+    if style in FORMATS:
+        return FORMATS[style](value)
+    if DECIMALS.fullmatch(style):
+        return format(value, style)
+    raise ValueError(
+        f"no format {style!r}; there are {', '.join(FORMATS)} and .1f, .3g and the like"
+    )
+
+
+class RunRole(SphinxRole):
+    """The role itself: ``NAME:METRIC`` or ``NAME:METRIC|FORMAT``."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Print the number, or warn and print what is missing."""
+        directory = Path(self.env.srcdir) / self.config.run_numbers_directory
+        try:
+            match = CONTENT.fullmatch(self.text.strip())
+            if match is None:
+                raise ValueError(f"{self.text!r} is not NAME:METRIC or NAME:METRIC|FORMAT")
+            name, metric = match["name"], match["metric"]
+            # Noted before reading: a run recorded later rebuilds the page that waits for it.
+            self.env.note_dependency(str(directory / name / "results.json"))
+            value = read_number(directory, name, metric)
+            text = show(value, match["format"])
+        except ValueError as error:
+            logger.warning("run number: %s", error, location=self.get_location())
+            return [nodes.strong(text=f"[missing: {self.text}]")], []
+        tip = f"Run {name}: {metric} = {value:.6g}. Make it again: cmssf reproduce {name}"
+        return [nodes.abbreviation(text, text, explanation=tip, classes=["run-number"])], []
+
+
+def setup(app: Sphinx) -> dict[str, object]:
+    """Register the role and where the recorded runs are."""
+    app.add_config_value("run_numbers_directory", "book/runs", "env", types=[str])
+    app.add_role("run", RunRole())
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

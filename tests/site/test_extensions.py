@@ -1,0 +1,256 @@
+"""The book's own Sphinx extensions, each on a page made for the test."""
+
+import json
+import sys
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+application = pytest.importorskip("sphinx.application")
+docutils_namespace = pytest.importorskip("sphinx.util.docutils").docutils_namespace
+pytest.importorskip("myst_parser")
+bs4 = pytest.importorskip("bs4")
+
+DRAWING = """<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-labelledby="t">
+  <title id="t">Short</title><circle r="3"/></svg>"""
+
+
+@pytest.fixture
+def build(tmp_path: Path, repository: Path, monkeypatch):
+    """Build one Markdown page with the book's extensions; return its tree and the warnings."""
+    monkeypatch.syspath_prepend(str(repository / "book" / "_ext"))
+    results = tmp_path / "book" / "runs" / "quick" / "trial" / "results.json"
+    results.parent.mkdir(parents=True)
+    results.write_text(
+        json.dumps({"zero_shot": 0.91234, "images": 4000, "seconds": 95.2, "broken": None})
+    )
+    (tmp_path / "drawing.svg").write_text(DRAWING)
+
+    def run(text: str, **config: object):
+        (tmp_path / "index.md").write_text("# Page\n\n" + text, encoding="utf-8")
+        warnings = StringIO()
+        with docutils_namespace():
+            build_site(config, warnings)
+        page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+        return bs4.BeautifulSoup(page, "html.parser"), warnings.getvalue()
+
+    def build_site(config: dict[str, object], warnings: StringIO) -> None:
+        application.Sphinx(
+            srcdir=tmp_path,
+            confdir=None,
+            outdir=tmp_path / "out",
+            doctreedir=tmp_path / "doctrees",
+            buildername="html",
+            confoverrides={
+                "extensions": ["myst_parser", "run_numbers", "inline_svg", "site_repairs"],
+                "numfig": True,
+                **config,
+            },
+            status=None,
+            warning=warnings,
+            freshenv=True,
+        ).build()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("quoted", "shown"),
+    [
+        ("quick/trial:zero_shot", "0.9123"),
+        ("quick/trial:zero_shot|percent", "91.2 %"),
+        ("quick/trial:zero_shot|points", "91.2"),
+        ("quick/trial:zero_shot|.2f", "0.91"),
+        ("quick/trial:images|count", "4,000"),
+        ("quick/trial:seconds|seconds", "95 s"),
+        ("quick/trial:seconds|minutes", "1.6 min"),
+    ],
+)
+def test_a_number_is_read_from_its_run(build, quoted, shown):
+    page, warnings = build(f"The result is {{run}}`{quoted}`.")
+    number = page.select_one("abbr.run-number")
+    assert not warnings
+    assert number.get_text() == shown
+    assert "quick/trial" in number["title"]
+    assert "cmssf reproduce quick/trial" in number["title"]
+
+
+@pytest.mark.parametrize(
+    ("quoted", "complaint"),
+    [
+        ("quick/other:zero_shot", "no recorded run 'quick/other'; there are: quick/trial"),
+        ("../book/runs/quick/trial:zero_shot", "no recorded run"),
+        ("quick/trial:recall", "no metric 'recall'; it has: broken, images, seconds, zero_shot"),
+        ("quick/trial:broken", "is None, not a finite number"),
+        ("quick/trial:zero_shot|nice", "no format 'nice'"),
+        ("quick/trial", "is not NAME:METRIC"),
+    ],
+)
+def test_a_number_without_a_source_is_a_warning(build, quoted, complaint):
+    page, warnings = build(f"The result is {{run}}`{quoted}`.")
+    assert complaint in warnings
+    assert "WARNING" in warnings
+    assert "index.md:3" in warnings
+    assert page.select_one("abbr.run-number") is None
+    assert f"[missing: {quoted}]" in page.get_text()
+
+
+def test_damaged_results_are_a_warning(build, tmp_path):
+    (tmp_path / "book/runs/quick/trial/results.json").write_text('{"zero_shot": 0.9')
+    assert "are not JSON" in build("{run}`quick/trial:zero_shot`")[1]
+
+
+def test_a_drawing_stands_in_the_page_with_its_alt_text(build):
+    page, warnings = build(
+        '```{figure} drawing.svg\n:name: fig-d\n:alt: A "round" thing & more\n'
+        ":class: inline-svg\n\nThe caption.\n```\n\nSee {numref}`fig-d`."
+    )
+    assert not warnings
+    drawing = page.select_one("figure#fig-d .inline-svg > svg")
+    assert drawing["aria-label"] == 'A "round" thing & more'
+    assert drawing.find("title") is None
+    assert not drawing.has_attr("aria-labelledby")
+    assert page.select_one("figure figcaption").get_text(strip=True).startswith("Fig. 1")
+    assert page.find("img") is None
+
+
+def test_a_drawing_without_alt_text_is_a_warning(build):
+    page, warnings = build("```{image} drawing.svg\n:class: inline-svg\n```")
+    assert "drawing.svg has no alt text" in warnings
+    assert page.select_one(".inline-svg > svg") is None
+
+
+def test_a_drawing_that_cannot_be_labelled_is_a_warning(build, tmp_path):
+    (tmp_path / "drawing.svg").write_text(DRAWING.replace("aria-labelledby", "data-nothing"))
+    assert (
+        "aria-labelledby" in build("```{image} drawing.svg\n:class: inline-svg\n:alt: A b\n```")[1]
+    )
+
+
+ROOM = '''"""A room.
+
+How it flows:
+
+    a → b
+      → c
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from matplotlib.artist import Artist
+from torch import Tensor
+
+
+class Box:
+    """A box."""
+
+    @property
+    def factor(self) -> float:
+        """What is multiplied: one number."""
+        return 1.0
+
+
+class Shelf(Artist):
+    """A class that matplotlib gives a method `set`."""
+
+
+def f(a: Float[Tensor, "batch dim"], where: torch.device, names: Sequence[str]) -> Box:
+    """Do it with `a`.
+
+    Args:
+        a: The first of two arguments.
+        where: The second.
+        names: The third.
+
+    Returns:
+        A box.
+    """
+    return Box()
+'''
+
+
+@pytest.fixture
+def documented(build, tmp_path, monkeypatch):
+    """Document a module of a package called ``cmssf_lib``, whose source is given."""
+
+    def run(source: str):
+        (tmp_path / "cmssf_lib").mkdir()
+        (tmp_path / "cmssf_lib/__init__.py").write_text('"""The package."""\n')
+        (tmp_path / "cmssf_lib/room.py").write_text(source)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        kept = {n: m for n, m in sys.modules.items() if n.split(".")[0] == "cmssf_lib"}
+        for name in kept:
+            del sys.modules[name]
+        try:
+            return build(
+                "```{eval-rst}\n.. automodule:: cmssf_lib.room\n   :members:\n```",
+                extensions=[
+                    "myst_parser",
+                    "sphinx.ext.autodoc",
+                    "sphinx.ext.napoleon",
+                    "library_reference",
+                    "site_repairs",
+                ],
+                nitpicky=True,
+                default_role="literal",
+                autodoc_typehints_format="short",
+                python_use_unqualified_type_names=True,
+                python_maximum_signature_line_length=60,
+            )
+        finally:
+            for name in [n for n in sys.modules if n.split(".")[0] == "cmssf_lib"]:
+                del sys.modules[name]
+            sys.modules.update(kept)
+
+    return run
+
+
+def test_a_docstring_becomes_a_readable_page_without_a_warning(documented):
+    page, warnings = documented(ROOM)
+    assert not warnings
+    lines = [line.get_text() for line in page.select("dt.sig .sig-lines > .sig-line")]
+    assert lines[0] == "a: Float[Tensor, 'batch dim'],"
+    assert len(lines) == 3
+    assert "a → b\n  → c" in page.select_one("pre").get_text()
+    assert "What is multiplied: one number." in page.get_text()
+    assert page.find(id="cmssf_lib.room.Shelf") is not None
+    assert page.find(id="cmssf_lib.room.Shelf.set") is None
+    assert not [dl for dl in page.find_all("dl") if dl.find("dt", recursive=False) is None]
+
+
+def test_a_type_of_ours_that_is_not_documented_is_a_warning(documented):
+    source = (
+        ROOM.replace("-> Box", "-> Hidden")
+        .replace("class Box", "class Hidden")
+        .replace('"""A box."""', "")
+    )
+    assert "reference target not found: cmssf_lib.room.Hidden" in documented(source)[1]
+
+
+def test_a_name_that_no_library_has_is_a_warning(documented):
+    source = ROOM.replace("Do it with `a`.", "Do it as :class:`torch.Tensorr` does.")
+    assert "reference target not found: torch.Tensorr" in documented(source)[1]
+
+
+def test_a_changed_library_makes_the_quickstart_stale(repository, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "book" / "_ext"))
+    import fresh_pages
+
+    room = tmp_path / "cmssf_lib" / "room.py"
+    room.parent.mkdir()
+    room.write_text("x = 1\n")
+    changed = room.stat().st_mtime_ns // 1000
+    pages = {"notebooks/00_quickstart", "notebooks/01_data", "book/references", "book/status"}
+
+    def asked(read_at: dict[str, int]) -> set[str]:
+        app = SimpleNamespace(srcdir=tmp_path)
+        env = SimpleNamespace(all_docs=read_at, found_docs=pages)
+        return set(fresh_pages.outdated(app, env, set(), set(), set()))
+
+    always = {"book/references", "book/status"}
+    assert asked(dict.fromkeys(pages, changed + 1)) == always
+    assert asked(dict.fromkeys(pages, changed - 1)) == always | {"notebooks/00_quickstart"}
