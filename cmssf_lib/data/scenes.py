@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmssf_lib.captions import COLOURS, DIGIT_WORDS, GROUNDS, SIZES, scene_caption
+from cmssf_lib.captions import COLOURS, DIGIT_WORDS, GROUNDS, SIZES, class_caption, scene_caption
 from cmssf_lib.data.image_text import ImageTextData, Splits
 
 #: Telephone keys: the two frequencies, in hertz, that sound together for each digit
@@ -103,7 +103,7 @@ def _compose(
     if flavour == "plain":
         side = _uniform(n, *PLAIN_SIDE, random)
         images = place(ink, side, size, random).expand(n, 3, size, size)
-        captions = tuple(f"a photo of a {DIGIT_WORDS[label]}" for label in labels.tolist())
+        captions = tuple(class_caption(DIGIT_WORDS[label]) for label in labels.tolist())
     else:
         for key, words in (("colour", COLOURS), ("ground", GROUNDS), ("size", SIZES)):
             attributes[key] = torch.randint(len(words), (n,), generator=random)
