@@ -62,6 +62,12 @@ class ImageTextData:
         empty = next((i for i, text in enumerate(self.captions) if not text.strip()), None)
         if empty is not None:
             raise ValueError(f"{self.name}: caption {empty} is empty; every image needs a text")
+        for key, value in self.attributes.items():
+            if value.shape[:1] != (len(images),):
+                raise ValueError(
+                    f"{self.name}: the attribute {key!r} has shape {tuple(value.shape)}; expected "
+                    f"one value for each of {len(images)} images"
+                )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -81,15 +87,30 @@ class ImageTextData:
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change when an image, a label or a caption does."""
         digest = hashlib.sha256()
-        digest.update(repr((tuple(self.images.shape), self.class_names)).encode())
+        digest.update(repr((tuple(self.images.shape), tuple(self.class_names))).encode())
         digest.update(self.images.cpu().contiguous().numpy().data)
         digest.update(self.labels.cpu().contiguous().numpy().data)
-        digest.update("\n".join(self.captions).encode())
+        digest.update(repr(tuple(self.captions)).encode())  # quoted: no text passes for two
         return digest.hexdigest()[:16]
 
     def subset(self, indices: Tensor | Sequence[int]) -> "ImageTextData":
-        """Return the pictures at these places, in this order."""
-        chosen = torch.as_tensor(indices, dtype=torch.int64, device=self.images.device)
+        """Return the pictures at these places, in this order.
+
+        Args:
+            indices: Whole numbers, or a mask such as ``data.labels == 3``.
+
+        Raises:
+            ValueError: If nothing is chosen, or a mask is not as long as the data.
+        """
+        chosen = torch.as_tensor(indices, device=self.images.device)
+        if chosen.dtype == torch.bool:
+            if chosen.shape != (len(self),):
+                raise ValueError(
+                    f"{self.name}: a mask of shape {tuple(chosen.shape)} cannot choose among "
+                    f"{len(self)} pictures"
+                )
+            chosen = chosen.nonzero().flatten()
+        chosen = chosen.to(torch.int64)
         return replace(
             self,
             images=self.images[chosen],
