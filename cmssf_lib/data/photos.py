@@ -7,14 +7,16 @@ name, size and time of every picture: a changed folder is decoded again.
 
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -43,7 +45,8 @@ def cifar10(path: str | Path | None = None) -> Splits:
 
     Raises:
         FileNotFoundError: If the pictures are not there and cannot be downloaded.
-        ValueError: If an image folder there does not hold the ten classes at 32×32 pixels.
+        ValueError: If torchvision's files there are damaged, or an image folder does not hold
+            the ten classes at 32×32 pixels.
     """
     root = Path(path or os.environ.get("CMSSF_DATA") or cache_folder() / "data").expanduser()
     for folder in (root, root / "cifar10"):
@@ -71,7 +74,15 @@ def cifar10(path: str | Path | None = None) -> Splits:
 def _torchvision_cifar10(root: Path, download: bool = False) -> Splits:
     splits = []
     for split in SPLITS:
-        raw = CIFAR10(str(root), train=split == "train", download=download)
+        try:
+            raw = CIFAR10(str(root), train=split == "train", download=download)
+        except RuntimeError as error:
+            if download:
+                raise
+            raise ValueError(
+                f"{root / CIFAR10.base_folder} is incomplete or damaged, by torchvision's "
+                "checksums: delete it, and CIFAR-10 is downloaded again"
+            ) from error
         images = torch.from_numpy(np.transpose(raw.data, (0, 3, 1, 2)).copy())
         splits.append(_with_class_captions(images, raw.targets, raw.classes, f"CIFAR-10 {split}"))
     return Splits(*splits)
@@ -105,7 +116,8 @@ def image_folder(
                 f"no folder {root / split}: pictures are laid out as train/<class>/* and "
                 "test/<class>/*"
             )
-        class_names.append(sorted(e.name for e in os.scandir(root / split) if e.is_dir()))
+        folders = (e for e in os.scandir(root / split) if e.is_dir() and e.name[0] != ".")
+        class_names.append(sorted(e.name for e in folders))
     if class_names[0] != class_names[1]:
         different = sorted(set(class_names[0]) ^ set(class_names[1]))
         raise ValueError(f"{root}: train and test hold different classes: {different[:5]}")
@@ -169,34 +181,46 @@ def _decoded(
             f"the pictures in {folder} differ in size (first seen at {odd}): give an image_size"
         )
     images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-    cached.parent.mkdir(parents=True, exist_ok=True)
     unfinished = cached.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"images": images}, unfinished, metadata={"listing": listing})
-    unfinished.replace(cached)
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"images": images}, unfinished, metadata={"listing": listing})
+        unfinished.replace(cached)
+    except (OSError, SafetensorError) as error:  # the pictures are there all the same
+        with suppress(OSError):
+            unfinished.unlink()
+        warnings.warn(
+            f"the decoded pictures could not be kept in {cached.parent} ({error}): they will be "
+            "decoded again next time. CMSSF_CACHE names another place",
+            stacklevel=2,
+        )
     return images, labels
 
 
-def _listing(folder: Path, class_names: Sequence[str]) -> tuple[list[Path], list[int], str]:
+def _listing(folder: Path, class_names: Sequence[str]) -> tuple[list[str], list[int], str]:
     """List the pictures of a split in a fixed order, with a digest that changes when they do."""
-    files: list[Path] = []
+    files: list[str] = []  # sixty thousand Path objects would take longer than the cache to read
     labels: list[int] = []
     digest = hashlib.sha256()
     for label, class_name in enumerate(class_names):
-        entries = (e for e in os.scandir(folder / class_name) if e.name.lower().endswith(ENDINGS))
-        for entry in sorted(entries, key=lambda e: e.name):
+        for entry in sorted(os.scandir(folder / class_name), key=lambda e: e.name):
+            if entry.name[0] == "." or not entry.name.lower().endswith(ENDINGS):
+                continue  # hidden files such as macOS's "._cat.jpg" are no pictures
             facts = entry.stat()
             digest.update(f"{class_name}/{entry.name} {facts.st_size} {facts.st_mtime_ns}".encode())
-            files.append(folder / class_name / entry.name)
+            files.append(entry.path)
             labels.append(label)
     return files, labels, digest.hexdigest()
 
 
-def _read(file: Path, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
+def _read(file: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
     """Decode one picture to RGB."""
     try:
         with Image.open(file) as opened:
+            ImageOps.exif_transpose(opened, in_place=True)  # a photo taken sideways stands up
             picture = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+    # Pillow has several ways to say that a file is damaged.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read the picture {file}: {error}") from error
     if image_size is not None and picture.size != (image_size, image_size):
         side = min(picture.size)
