@@ -56,7 +56,7 @@ def affine(
     flip: float = 0.0,
     size: int | None = None,
     generator: torch.Generator | None = None,
-) -> Images:
+) -> Float[Tensor, "b 3 rows columns"]:
     """Crop, shift, turn, shear and flip, all in one resampling.
 
     A crop (``area`` below 1) lies inside the picture. What a shift, a turn or a zoom out
@@ -70,13 +70,14 @@ def affine(
         turn: Radians.
         shear: Slope.
         flip: Probability.
-        size: Side of the result; ``None`` keeps the size.
+        size: Side of the result; ``None`` keeps height and width.
         generator: Of random numbers, on the device of the images.
 
-    Returns:
-        Views of shape ``(b, 3, size, size)``.
+    Raises:
+        ValueError: If ``flip`` is not a probability.
     """
-    b, device = len(images), images.device
+    b, _, h, w = images.shape
+    device = images.device
 
     def uniform(low: float, high: float) -> Float[Tensor, " b"]:
         return low + (high - low) * torch.rand(b, device=device, generator=generator)
@@ -90,19 +91,23 @@ def affine(
     x = uniform(-1, 1) * (1 - wide).clamp(min=0) + 2 * uniform(-shift, shift)
     y = uniform(-1, 1) * (1 - high).clamp(min=0) + 2 * uniform(-shift, shift)
     angle, slope = uniform(-turn, turn), uniform(-shear, shear)
-    mirror = 1 - 2 * (torch.rand(b, device=device, generator=generator) < flip).float()
+    mirror = 1 - 2 * _chosen(images, flip, generator).flatten().float()
     cos, sin = angle.cos(), angle.sin()
-    # Rows of the map from a pixel of the view to a place in the picture.
+    # Rows of the map from a pixel of the view to a place in the picture. Both sides of the
+    # picture are 2 long on the grid, so what passes from one to the other is rescaled.
     theta = torch.stack(
         [
-            torch.stack([mirror * wide * cos, high * (slope - sin), x], dim=1),
-            torch.stack([mirror * wide * sin, high * cos, y], dim=1),
+            torch.stack([mirror * wide * cos, high * (slope - sin) * (h / w), x], dim=1),
+            torch.stack([mirror * wide * sin * (w / h), high * cos, y], dim=1),
         ],
         dim=1,
     )  # (b, 2, 3)
-    h, w = (size, size) if size is not None else (images.shape[2], images.shape[3])
-    grid = F.affine_grid(theta, [b, 3, h, w], align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    rows, columns = (size, size) if size is not None else (h, w)
+    grid = F.affine_grid(theta, [b, 3, rows, columns], align_corners=False)
+    # Repeating the outermost pixels keeps a crop at the edge from mixing with black; what
+    # lies outside is made black after.
+    inside = (grid.abs() <= 1).all(dim=3)[:, None]  # (b, 1, rows, columns)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False) * inside
 
 
 def pixel_shift(images: Images, pixels: int, generator: torch.Generator | None = None) -> Images:
