@@ -140,9 +140,12 @@ def _vision_transformer(config: VisionConfig) -> nn.Module:
 
 def _timm_model(config: VisionConfig) -> nn.Module:
     """Build a timm model by name, with random, published or own weights."""
-    known = config.timm_name.split(".")[0] in timm.list_models()
-    if not known:
-        raise ValueError(f"timm has no model {config.timm_name!r}; see timm.list_models()")
+    name, _, tag = config.timm_name.partition(".")
+    if not timm.is_model(name) or (tag and config.timm_name not in timm.list_pretrained(name)):
+        raise ValueError(
+            f"timm has no model {config.timm_name!r}; see timm.list_models() and, for what "
+            "follows the dot, timm.list_pretrained()"
+        )
     download = config.weights == "timm"
     try:
         model = timm.create_model(config.timm_name, pretrained=download, num_classes=0)
@@ -154,6 +157,13 @@ def _timm_model(config: VisionConfig) -> nn.Module:
             "downloaded: connect to the network once, or set VisionConfig.weights to the path "
             "of a .safetensors state dict"
         ) from error
+    patches, size = getattr(model, "patch_embed", None), config.image_size
+    strict = getattr(patches, "strict_img_size", False)  # a model of one size, as most are
+    if strict and (fixed := getattr(patches, "img_size", None)) not in (None, (size, size)):
+        raise ValueError(
+            f"{config.timm_name} takes pictures of {fixed}, but image_size is {size}: set "
+            "VisionConfig.image_size to that, and pictures are resized on the device"
+        )
     if config.weights and not download:
         load_weights(model, config.weights)
     return model
@@ -205,7 +215,8 @@ class TextEncoder(nn.Module):
         tokenizer: A tokenizer of the transformers library.
 
     Raises:
-        ValueError: If the kind is unknown, or there are no captions to build from.
+        ValueError: If the kind is unknown, there are no captions to build from, or a folder
+            holds a damaged encoder.
         FileNotFoundError: If a pretrained encoder can be neither read nor downloaded.
     """
 
@@ -238,6 +249,17 @@ class TextEncoder(nn.Module):
                     "could it be downloaded: connect to the network once, or name a folder "
                     "that save_pretrained wrote"
                 ) from error
+            except (ValueError, SafetensorError) as error:
+                raise ValueError(
+                    f"{config.name!r} holds no complete text encoder "
+                    f"({str(error).partition(chr(10))[0]}): expected what save_pretrained writes for a "
+                    "model and for its tokenizer"
+                ) from error
+            # A tokenizer may allow more than the model has positions for.
+            positions = getattr(self.backbone.config, "max_position_embeddings", None)
+            if positions is not None:
+                longest = min(self.tokenizer.model_max_length, positions)
+                self.tokenizer.model_max_length = longest
         else:
             raise ValueError(
                 f"unknown text encoder {config.kind!r}; choose 'scratch' or 'pretrained'"
