@@ -250,10 +250,10 @@ class TextEncoder(nn.Module):
                     "that save_pretrained wrote"
                 ) from error
             except (ValueError, SafetensorError) as error:
+                reason = str(error).partition("\n")[0]
                 raise ValueError(
-                    f"{config.name!r} holds no complete text encoder "
-                    f"({str(error).partition(chr(10))[0]}): expected what save_pretrained writes for a "
-                    "model and for its tokenizer"
+                    f"{config.name!r} holds no complete text encoder ({reason}): expected what "
+                    "save_pretrained writes for a model and for its tokenizer"
                 ) from error
             # A tokenizer may allow more than the model has positions for.
             positions = getattr(self.backbone.config, "max_position_embeddings", None)
