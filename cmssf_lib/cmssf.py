@@ -76,7 +76,7 @@ class CMSSF(nn.Module):
         self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, "b dim"]:
         """Return each picture's place in the shared space, a vector of length one."""
-        return F.normalize(self.image_head(self.image_encoder(images)), dim=1)
+        return self.project(self.features(images))
 
     def encode_text(self, captions: Sequence[str]) -> Float[Tensor, "captions dim"]:
         """Return each caption's place in the shared space, a vector of length one."""
@@ -112,11 +112,12 @@ class CMSSF(nn.Module):
             loss = excess_loss(image, text, groups, scale)
         with torch.no_grad():
             similarity = image @ text.T  # (b, b)
-            other = groups[:, None] != groups[None, :]
+            other = groups[:, None] != groups[None, :]  # false negatives left out
             logged = {
                 "floor": duplicate_floor(groups),
                 "positive_similarity": similarity.diagonal().mean(),
-                "negative_similarity": similarity[other].mean(),
+                # A batch of one caption holds no negative pair at all: zero, not 0/0.
+                "negative_similarity": similarity[other].sum() / other.sum().clamp(min=1),
                 "logit_scale": scale.detach(),
             }
         return {"loss": loss, **logged}
@@ -134,6 +135,10 @@ class CMSSF(nn.Module):
                 schedules follow it.
         """
         self.log_scale.clamp_(0, math.log(MAX_SCALE))
+
+    def project(self, features: Float[Tensor, "b width"]) -> Float[Tensor, "b dim"]:
+        """Take what `features` returned on to the shared space."""
+        return F.normalize(self.image_head(features), dim=1)
 
     def features(
         self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]

@@ -32,7 +32,7 @@ class DataConfig:
     train: int = 4000
     test: int = 1000
     validation: int = 500
-    image_size: int = 24
+    image_size: int = 16
     seed: int = 0
     path: str | None = None
 
@@ -85,6 +85,7 @@ class VisionConfig:
         width: Length of a token.
         depth: Number of transformer blocks.
         heads: Attention heads in each.
+        norm: Of the convolutional stem: "batch" or "group".
         timm_name: For "timm", such as "vit_small_patch16_224.dino".
         weights: For "timm": "" for random weights, "timm" to download the published ones, or
             the path of a state dict (``.safetensors``).
@@ -98,6 +99,7 @@ class VisionConfig:
     width: int = 128
     depth: int = 2
     heads: int = 4
+    norm: str = "batch"
     timm_name: str = ""
     weights: str = ""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -155,6 +157,9 @@ class TrainConfig:
         epochs: Passes through the data.
         batch_size: Pictures a step, over all processes.
         lr: Largest learning rate.
+        text_lr: Factor on it for the text tower. Below 1, the captions keep their distances
+            while the pictures learn to find them; at 1 a small text encoder may forget a word
+            before the pictures show that it matters.
         weight_decay: On matrices only, never on biases, norms or the logit scale.
         optimizer: "adam" or "adamw".
         schedule: "constant" or "cosine".
@@ -168,6 +173,7 @@ class TrainConfig:
     epochs: int = 10
     batch_size: int = 128
     lr: float = 1e-3
+    text_lr: float = 0.1
     weight_decay: float = 0.05
     optimizer: str = "adamw"
     schedule: str = "cosine"
@@ -194,11 +200,11 @@ class Preset:
 QUICK = Preset(
     name="quick",
     minutes="about one minute on two CPU cores",
-    data=DataConfig(),
-    vision=VisionConfig(image_size=24, width=64, depth=2, heads=4),
-    text=TextConfig(),
-    cmssf=CMSSFConfig(views=ViewsConfig(shift=0.1)),
-    train=TrainConfig(epochs=20, batch_size=128, lr=2e-3),
+    data=DataConfig(train=6500, validation=500, image_size=16),
+    vision=VisionConfig(image_size=16, width=64, depth=2, heads=4),
+    text=TextConfig(width=64, depth=2, heads=4),
+    cmssf=CMSSFConfig(views=ViewsConfig(shift=0.0625)),
+    train=TrainConfig(epochs=18, batch_size=128, lr=4e-3),
 )
 
 STANDARD = Preset(
@@ -233,6 +239,7 @@ PAPER = Preset(
         epochs=100,
         batch_size=128,
         lr=1e-4,
+        text_lr=1.0,
         weight_decay=0.0,
         optimizer="adam",
         schedule="constant",

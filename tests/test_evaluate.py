@@ -77,8 +77,11 @@ class Colours(nn.Module):
         assert not torch.is_grad_enabled()
         return self.dropout(self.norm(images.float().mean(dim=(2, 3)) / 255))
 
+    def project(self, features: Tensor) -> Tensor:
+        return F.normalize(features, dim=1)
+
     def encode_image(self, images: Tensor) -> Tensor:
-        return F.normalize(self.features(images), dim=1)
+        return self.project(self.features(images))
 
     def encode_text(self, captions) -> Tensor:
         words = [[float(word in caption) for word in self.WORDS] for caption in captions]
@@ -114,7 +117,7 @@ def colour_data(n: int, seed: int = 0, noise: int = 20) -> ImageTextData:
 def test_embed_returns_the_encoders_outputs_in_evaluation_mode():
     method, data = Colours(), colour_data(10)
     e = embed(method, data, batch_size=4)
-    assert method.calls == [4, 4, 2] * 2  # features, then pictures in the shared space
+    assert method.calls == [4, 4, 2]  # the encoder sees each picture once
     method.eval()
     with torch.no_grad():
         torch.testing.assert_close(e.features, method.features(data.images))
@@ -305,6 +308,18 @@ def test_prompts_fill_the_templates_with_article_and_name():
 def test_class_captions_of_enough_scenes_are_all_prompts_of_each_digit():
     captions = class_captions(digit_scenes("colour", train=4000, test=1).train)
     assert [sorted(texts) for texts in captions] == [sorted(scene_prompts(d)) for d in range(10)]
+
+
+def test_zero_shot_takes_the_class_of_the_nearest_prompt(as_shipped):
+    """Two prompts of class 0 that point apart: their mean lies near neither of them."""
+    prompts = torch.tensor([[1.0, 0.0], [-1.0, 0.1], [0.0, 1.0]])
+    classes = torch.tensor([0, 0, 1])
+    image = torch.tensor([[0.9, 0.2], [-0.9, 0.2], [0.1, 0.9]])
+    assert zero_shot(image, prompts, classes).tolist() == [0, 0, 1]
+    means = torch.stack([prompts[:2].mean(0), prompts[2]])
+    assert zero_shot(image, means).tolist() != [0, 0, 1]
+    with pytest.raises(ValueError, match="3 prompts but 2 classes"):
+        zero_shot(image, prompts, classes[:2])
 
 
 def test_zero_shot_refuses(as_shipped):
@@ -573,6 +588,7 @@ def test_pair_similarity_refuses(as_shipped):
 
 REPORTED = {
     "zero_shot",
+    "zero_shot_ensemble",
     "knn",
     "knn_k",
     *(f"image_to_text_R@{k}" for k in (1, 5, 10)),

@@ -35,7 +35,7 @@ SAMPLE_RATE = 8000
 # Side of the digit as a fraction of the canvas: one range for plain scenes, and one for
 # each word in SIZES.
 PLAIN_SIDE = (0.5, 0.8)
-SIDES = ((0.45, 0.55), (0.70, 0.85))
+SIDES = ((0.50, 0.60), (0.75, 0.90))
 TURN = 0.25  # radians either way
 FLAVOURS = ("plain", "colour")
 

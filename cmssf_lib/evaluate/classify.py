@@ -115,22 +115,26 @@ def nearest_pixels(train: "ImageTextData", test: "ImageTextData") -> float:
 
 
 def zero_shot(
-    image: Float[Tensor, "n dim"], prompts: Float[Tensor, "classes dim"]
+    image: Float[Tensor, "n dim"],
+    prompts: Float[Tensor, "prompts dim"],
+    classes: Int[Tensor, "prompts"] | None = None,
 ) -> Int[Tensor, "n"]:
-    """Classify each picture by the most similar of one prompt a class.
+    """Classify each picture by the most similar prompt: retrieve a text, take its class.
 
     Chance is one in the number of classes. "Zero-shot" says that no classifier is fitted here; a
     method that was trained on captions which name these classes has seen them.
 
     Args:
         image: Pictures in the shared space.
-        prompts: One row a class.
+        prompts: Texts in the shared space.
+        classes: The class of each prompt. None: one prompt a class, in the order of the classes.
 
     Returns:
         The predicted class of each picture.
 
     Raises:
-        ValueError: A set is empty, there is only one class, or the dimensions differ.
+        ValueError: A set is empty, there is only one prompt, the dimensions differ, or there is
+            not one class for each prompt.
 
     References:
         Radford et al. 2021 (CLIP), section 3.1.
@@ -138,7 +142,13 @@ def zero_shot(
     check_widths("image", image, "prompts", prompts)
     if len(prompts) < 2:
         raise ValueError("there is one prompt: with one class every answer is right. Give two.")
-    return (F.normalize(image, dim=1) @ F.normalize(prompts, dim=1).T).argmax(dim=1)
+    if classes is None:
+        classes = torch.arange(len(prompts), device=prompts.device)
+    if len(classes) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts but {len(classes)} classes; each needs one.")
+    image, prompts = F.normalize(image, dim=1), F.normalize(prompts, dim=1)
+    rows = max(1, BLOCK // len(prompts))
+    return classes[torch.cat([(block @ prompts.T).argmax(dim=1) for block in image.split(rows)])]
 
 
 def zero_shot_prompts(
@@ -165,6 +175,27 @@ def zero_shot_prompts(
     )
 
 
+def embed_prompts(
+    method: "CMSSF", captions: Sequence[Sequence[str]]
+) -> tuple[Float[Tensor, "prompts dim"], Int[Tensor, "prompts"]]:
+    """Embed every caption of every class, for `zero_shot`.
+
+    Args:
+        method: Encodes the texts.
+        captions: For each class its captions, as `class_captions` returns them.
+
+    Returns:
+        One row a caption, and the class of each.
+
+    Raises:
+        ValueError: There is no class, or a class has no caption.
+    """
+    _check_every_class(captions)
+    text = embed_texts(method, [caption for texts in captions for caption in texts])
+    sizes = torch.tensor([len(texts) for texts in captions])
+    return text, torch.arange(len(captions)).repeat_interleave(sizes)
+
+
 def zero_shot_prompts_from_captions(
     method: "CMSSF", captions: Sequence[Sequence[str]]
 ) -> Float[Tensor, "classes dim"]:
@@ -183,13 +214,7 @@ def zero_shot_prompts_from_captions(
     Raises:
         ValueError: There is no class, or a class has no caption.
     """
-    empty = [label for label, texts in enumerate(captions) if len(texts) == 0]
-    if len(captions) == 0 or empty:
-        raise ValueError(
-            f"no caption for the classes {empty}; every class needs at least one text."
-            if empty
-            else "no classes: expected at least one caption for each class."
-        )
+    _check_every_class(captions)
     text = embed_texts(method, [caption for texts in captions for caption in texts])
     parts = F.normalize(text, dim=1).split([len(texts) for texts in captions])
     return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=1)
@@ -262,4 +287,15 @@ def _check_labels(name: str, labels: Tensor, n: int, classes: int) -> None:
         raise ValueError(
             f"{name} runs from {int(labels.min())} to {int(labels.max())}, but there are {classes} "
             f"classes: expected 0 to {classes - 1}."
+        )
+
+
+def _check_every_class(captions: Sequence[Sequence[str]]) -> None:
+    """At least one caption for each of at least one class."""
+    empty = [label for label, texts in enumerate(captions) if len(texts) == 0]
+    if len(captions) == 0 or empty:
+        raise ValueError(
+            f"no caption for the classes {empty}; every class needs at least one text."
+            if empty
+            else "no classes: expected at least one caption for each class."
         )

@@ -56,9 +56,10 @@ def embed(method: "CMSSF", data: "ImageTextData", batch_size: int = 512) -> Embe
     Raises:
         ValueError: `batch_size` is below 1, or an embedding holds NaN or infinity.
     """
+    features = embed_features(method, data, batch_size)
     return Embeddings(
-        features=embed_features(method, data, batch_size),
-        image=embed_images(method, data, batch_size),
+        features=features,
+        image=_in_batches(method, method.project, features, batch_size),
         text=embed_texts(method, data.unique_captions, batch_size),
         labels=data.labels.cpu(),
         caption_index=data.caption_index.cpu(),

@@ -9,6 +9,7 @@ from cmssf_lib.data import batches
 from cmssf_lib.evaluate.classify import (
     accuracy,
     class_captions,
+    embed_prompts,
     knn,
     nearest_pixels,
     zero_shot,
@@ -39,7 +40,10 @@ def report(
 ) -> dict[str, float]:
     """Measure a trained method on the test set.
 
-    - `zero_shot`: accuracy by one prompt a class. Chance: one in the number of classes.
+    - `zero_shot`: accuracy by the class of the most similar prompt. Chance: one in the number of
+      classes.
+    - `zero_shot_ensemble`: the same with one mean prompt a class. Where every class has one
+      prompt the two are equal.
     - `knn`: accuracy of the `knn_k` nearest training pictures, by features before the head.
     - `pixels_1nn` (if asked for): accuracy of the nearest training picture in raw pixels.
     - `image_to_text_R@k`: a picture looks for a caption of its class among the captions of all
@@ -54,7 +58,7 @@ def report(
     Args:
         method: Trained.
         splits: Training set (bank and prompts) and test set.
-        prompts: For each class the texts of its prompt; None: its captions in the training set.
+        prompts: For each class its prompts; None: its captions in the training set.
         k: Neighbours that vote. None: 200, or a tenth of a training set below 2,000.
         pixels: Whether to compare raw pixels as well: seconds for digit scenes, minutes for
             CIFAR-10 on a CPU.
@@ -71,12 +75,15 @@ def report(
     if k is None:
         k = min(200, max(1, len(train) // 10))
     texts = class_captions(train) if prompts is None else prompts
-    prompt = zero_shot_prompts_from_captions(method, texts)
+    prompt, prompt_class = embed_prompts(method, texts)
     e = embed(method, test, batch_size)
     bank = embed_features(method, train, batch_size)
     neighbours = knn(bank, train.labels.cpu(), e.features, len(train.class_names), k)
     results = {
-        "zero_shot": accuracy(zero_shot(e.image, prompt), e.labels),
+        "zero_shot": accuracy(zero_shot(e.image, prompt, prompt_class), e.labels),
+        "zero_shot_ensemble": accuracy(
+            zero_shot(e.image, zero_shot_prompts_from_captions(method, texts)), e.labels
+        ),
         "knn": accuracy(neighbours, e.labels),
         "knn_k": float(k),
     }
@@ -112,7 +119,7 @@ def monitor(
       floor bounds the one-hot and the multi-positive loss, not the others.
     - `validation_positive_similarity`, `_different_class_similarity`, `_contaminated_similarity`:
       see `pair_similarity`.
-    - `validation_zero_shot`: accuracy by one prompt a class.
+    - `validation_zero_shot`: accuracy by the class of the most similar prompt.
     - `validation_retrieval_at_1`: how often the first caption that a picture finds is of its
       class; the `image_to_text_R@1` of `report`.
 
@@ -121,7 +128,7 @@ def monitor(
         validation: Held out from the training set. Not the test set: whatever is chosen by these
             numbers has been fitted to them.
         batch_size: That of the training, so that the losses can be compared.
-        prompts: For each class the texts of its prompt; None: its captions among `validation`.
+        prompts: For each class its prompts; None: its captions among `validation`.
 
     Returns:
         Flat: column → number.
@@ -131,7 +138,7 @@ def monitor(
             hold NaN.
     """
     texts = class_captions(validation) if prompts is None else prompts
-    prompt = zero_shot_prompts_from_captions(method, texts)
+    prompt, prompt_class = embed_prompts(method, texts)
     image = embed_images(method, validation)
     unique, labels = embed_texts(method, validation.unique_captions), validation.labels.cpu()
     text = unique[validation.caption_index.cpu()]
@@ -139,7 +146,7 @@ def monitor(
     results = {
         **validation_loss(method, validation, batch_size),
         **{f"{name}_similarity": v for name, v in pair_similarity(image, text, labels).items()},
-        "zero_shot": accuracy(zero_shot(image, prompt), labels),
+        "zero_shot": accuracy(zero_shot(image, prompt, prompt_class), labels),
         "retrieval_at_1": first["R@1"],
     }
     return {f"validation_{name}": value for name, value in results.items()}

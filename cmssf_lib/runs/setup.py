@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
 from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import ImageTextData
@@ -76,7 +75,7 @@ def preset_of(config: Mapping[str, Any]) -> Preset:
     )
 
 
-def build(config: Mapping[str, Any], data: ImageTextData) -> nn.Module:
+def build(config: Mapping[str, Any], data: ImageTextData) -> CMSSF:
     """Build a method with fresh weights.
 
     Args:

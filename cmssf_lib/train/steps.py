@@ -1,0 +1,109 @@
+"""How large a step is, for which parameter, and when none must be taken."""
+
+import math
+from collections import defaultdict
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cmssf_lib.data import ImageTextData
+from cmssf_lib.presets import TrainConfig
+from cmssf_lib.runs import Run
+
+SCHEDULES = ("constant", "cosine")
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+
+def check(config: TrainConfig, data: ImageTextData) -> None:
+    """Refuse what cannot work, before any work is done.
+
+    Raises:
+        ValueError: The message says which field is wrong and what it may be.
+    """
+    if config.optimizer not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {config.optimizer!r}; choose {list(OPTIMIZERS)}")
+    if config.schedule not in SCHEDULES:
+        raise ValueError(f"unknown schedule {config.schedule!r}; choose {list(SCHEDULES)}")
+    if config.epochs < 1 or config.batch_size < 1 or not config.lr > 0:
+        raise ValueError(
+            "epochs, batch_size and lr must be positive; got "
+            f"{config.epochs}, {config.batch_size}, {config.lr}"
+        )
+    if not 0 <= config.warmup < 1:
+        raise ValueError(f"warmup is a part of the training, 0 to under 1; got {config.warmup}")
+    if len(data) < config.batch_size:
+        raise ValueError(
+            f"{data.name} holds {len(data)} pictures, fewer than one batch of "
+            f"{config.batch_size}: choose a smaller batch"
+        )
+    if len(torch.unique(data.labels)) < 2:
+        raise ValueError(
+            f"all pictures of {data.name} are of one class "
+            f"({data.class_names[int(data.labels[0])]}): there is nothing to tell apart"
+        )
+
+
+def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+    """Return the learning rate of a step.
+
+    It rises linearly over the warm-up, then stays ("constant") or falls along half a cosine
+    to zero ("cosine").
+
+    Args:
+        step: Counted from 0.
+        steps: Of the whole training.
+        config: ``lr``, ``schedule`` and ``warmup``.
+    """
+    warmup = round(config.warmup * steps)
+    if step < warmup:
+        return config.lr * (step + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return config.lr
+    progress = (step - warmup) / max(1, steps - warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def make_optimizer(method: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Make the optimizer; only matrices decay.
+
+    A bias, a norm's gain and the logit scale have no reason to be small, so weight decay
+    leaves every parameter with fewer than two dimensions alone. Each group carries its
+    ``lr_factor``, by which `fit` multiplies the learning rate.
+
+    Raises:
+        ValueError: If every parameter is frozen.
+    """
+    trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
+    if not trained:
+        raise ValueError("the method has no parameter to train: all of them are frozen")
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in trained.items():
+        decay = config.weight_decay if parameter.ndim >= 2 else 0.0
+        factor = config.text_lr if name.startswith("text_") else 1.0
+        groups[decay, factor].append(parameter)
+    return OPTIMIZERS[config.optimizer](
+        [
+            {"params": parameters, "weight_decay": decay, "lr_factor": factor}
+            for (decay, factor), parameters in groups.items()
+        ],
+        lr=config.lr,
+    )
+
+
+def stop_if_not_finite(
+    loss: Float[Tensor, ""], norm: Float[Tensor, ""], epoch: int, step: int, run: Run
+) -> None:
+    """Refuse a step that would spoil the weights.
+
+    Raises:
+        FloatingPointError: If the loss or the norm of its gradient is not a finite number.
+    """
+    if torch.isfinite(loss) and torch.isfinite(norm):
+        return
+    kept = f"The last checkpoint in {run.path} is untouched. " if run.path else ""
+    raise FloatingPointError(
+        f"the loss is {float(loss):.4g} and the gradient's norm {float(norm):.4g} in epoch "
+        f"{epoch + 1}, step {step + 1}: training stopped before the step. {kept}"
+        "A lower learning rate, a longer warm-up or clip=1 are the usual cures"
+    )

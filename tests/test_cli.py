@@ -1,0 +1,194 @@
+"""The command line: the four commands end to end on tiny runs, and what it says of mistakes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmssf_lib import cli
+from cmssf_lib.presets import QUICK
+from cmssf_lib.runs import Run
+
+TINY = [
+    f"--set={setting}"
+    for setting in (
+        "data.train=160",
+        "data.test=40",
+        "data.validation=32",
+        "data.image_size=12",
+        "vision.image_size=12",
+        "vision.width=32",
+        "vision.depth=1",
+        "text.width=32",
+        "text.depth=1",
+        "train.batch_size=32",
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One tiny run, trained from the command line, in a folder of records."""
+    root = tmp_path_factory.mktemp("book") / "runs"
+    folder = root / "quick" / "tiny"
+    command = ["train", "cmssf", "--preset=quick", "--epochs=2", f"--run={folder}", *TINY]
+    assert cli.main(command) == 0
+    return folder
+
+
+def test_train_leaves_a_whole_record(trained):
+    assert sorted(p.name for p in trained.iterdir() if not p.name.startswith(".")) == [
+        "config.json",
+        "environment.json",
+        "history.csv",
+        "model.safetensors",
+        "outputs.npz",
+        "results.json",
+    ]
+    run = Run.load(trained)
+    assert run.finished
+    assert run.config["train"]["epochs"] == 2
+    assert {"loss", "floor", "validation_loss", "validation_zero_shot"} <= run.history[-1].keys()
+    assert run.results["exact_caption_R@10"] <= run.results["exact_caption_R@10_ceiling"]
+
+
+def test_the_outputs_hold_what_the_results_were_computed_from(trained):
+    run = Run.load(trained)
+    o = run.outputs
+    assert (o["predictions"] == o["labels"]).mean() == run.results["zero_shot"]
+    nearest = (o["image"].astype(np.float32) @ o["prompts"].astype(np.float32).T).argmax(1)
+    again = o["prompt_classes"][nearest]
+    assert (again == o["predictions"]).mean() > 0.95  # half precision may turn a close call
+
+
+def test_evaluate_prints_the_recorded_numbers_again(trained, capsys):
+    before = {p.name: p.read_bytes() for p in trained.iterdir()}
+    assert cli.main(["evaluate", str(trained)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["metric", "now", "recorded"]
+    assert {name for name, *_ in lines[1:]} == Run.load(trained).results.keys()
+    for name, now, recorded in lines[1:]:
+        assert float(now) == pytest.approx(float(recorded), abs=1e-3), name
+    assert {p.name: p.read_bytes() for p in trained.iterdir()} == before
+
+
+def test_evaluate_completes_a_run_that_was_stopped_before_it(trained, tmp_path, capsys):
+    for name in ("config.json", "history.csv", "environment.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    assert cli.main(["evaluate", str(tmp_path)]) == 0
+    assert Run.load(tmp_path).results == pytest.approx(Run.load(trained).results)
+    assert Run.load(tmp_path).outputs.keys() == Run.load(trained).outputs.keys()
+
+
+def test_evaluate_says_so_when_the_pictures_are_others(trained, tmp_path, capsys):
+    for path in trained.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((trained / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "data_fingerprint": "0" * 16}))
+    assert cli.main(["evaluate", str(tmp_path)]) == 0
+    assert "these pictures are not the ones of the recorded run" in capsys.readouterr().out
+
+
+def test_reproduce_gives_the_recorded_numbers(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CMSSF_RUNS", str(trained.parents[1]))
+    assert cli.main(["reproduce", "quick/tiny", f"--to={tmp_path}"]) == 0
+    again, recorded = Run.load(tmp_path / "quick" / "tiny"), Run.load(trained)
+    assert again.results == recorded.results
+    assert again.series("loss") == recorded.series("loss")
+    assert "recorded" in capsys.readouterr().out
+
+
+def test_runs_lists_a_line_a_run(trained, capsys):
+    assert cli.main(["runs", str(trained.parents[1])]) == 0
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.split()[0] == "run"
+    assert line.split()[:3] == ["quick/tiny", "quick", "2/2"]
+
+
+def test_records_are_found_from_inside_the_repository(tmp_path, monkeypatch):
+    monkeypatch.delenv("CMSSF_RUNS", raising=False)
+    (tmp_path / "book" / "runs").mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert cli.records() == tmp_path / "book" / "runs"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train", "clap", "--preset=quick", *TINY], "unknown method 'clap'; choose one of cmssf"),
+        (["train", "cmssf", "--preset=huge"], "unknown preset 'huge'; choose one of quick"),
+        (["train", "cmssf", "--preset=quick", "--set=train.speed=9"], "no field 'speed'"),
+        (["train", "cmssf", "--preset=quick", "--set=epochs"], "--set takes FIELD=VALUE"),
+        (["train", "cmssf", "--preset=quick", "--set=train.lr=fast"], "lr is a float, such as"),
+        (["evaluate", "runs/none"], "no run at runs/none"),
+        (["reproduce"], "name one recorded run, or all of them"),
+        (["reproduce", "nothing"], "no run at"),
+        (["runs", "nowhere"], "no runs below nowhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(command, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "book" / "runs").mkdir(parents=True)
+    monkeypatch.delenv("CMSSF_RUNS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cmssf: ")
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_data_and_no_network_is_one_sentence(tmp_path, monkeypatch, capsys):
+    def offline(*args, **kwargs):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr("cmssf_lib.data.photos.CIFAR10.__init__", offline)
+    command = ["train", "cmssf", "--preset=standard", f"--data={tmp_path}"]
+    assert cli.main([*command, f"--run={tmp_path / 'run'}"]) == 2
+    assert "the preset 'quick' needs none of it" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_is_not_a_traceback(monkeypatch, capsys):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt("stopped after step 5 of 9; go on with the folder runs/x")
+
+    monkeypatch.setattr(cli, "load_data", stop)
+    assert cli.main(["train", "cmssf", "--preset=quick"]) == 130
+    assert "go on with the folder runs/x" in capsys.readouterr().err
+
+
+def test_change_sets_nested_fields_of_every_kind():
+    changed = cli.change(
+        QUICK, ["train.epochs=3", "cmssf.views.area=0.5,1", "cmssf.loss=excess", "train.lr=1e-2"]
+    )
+    assert changed == replace(
+        QUICK,
+        train=replace(QUICK.train, epochs=3, lr=0.01),
+        cmssf=replace(
+            QUICK.cmssf, loss="excess", views=replace(QUICK.cmssf.views, area=(0.5, 1.0))
+        ),
+    )
+
+
+@pytest.mark.real_data
+def test_one_standard_step_on_real_photographs(real_cifar10, tmp_path):
+    """The real pictures, the standard encoder: a few steps on a part of them, then evaluation."""
+    splits = cli.load_data(replace(cli.preset("standard")), str(real_cifar10))
+    assert len(splits.train) == 50_000
+    assert len(splits.test) == 10_000
+    small = type(splits)(
+        splits.train.subset(range(0, 50_000, 100)), splits.test.subset(range(0, 10_000, 50))
+    )
+    chosen = cli.change(cli.preset("standard"), ["train.epochs=1", "train.batch_size=64"])
+    run = Run(tmp_path / "run")
+    run.config = cli.run_config(chosen, "cmssf", small.train)
+    method = cli.build(run.config, small.train)
+    cli.fit(method, small.train, chosen.train, run=run, progress=False)
+    results = cli.report(method, small)
+    assert Path(tmp_path / "run" / "model.safetensors").is_file()
+    assert 0 <= results["zero_shot"] <= 1
+    assert results["exact_caption_R@10_ceiling"] < 1

@@ -1,0 +1,223 @@
+"""Runs on disk: written whole, read back equal, refused when damaged."""
+
+import errno
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cmssf_lib.data import digit_scenes
+from cmssf_lib.presets import PRESETS, QUICK
+from cmssf_lib.runs import (
+    Run,
+    all_runs,
+    build,
+    environment,
+    files,
+    preset_of,
+    read_tensors,
+    run_config,
+    write_tensors,
+)
+
+TINY = replace(
+    QUICK,
+    data=replace(QUICK.data, train=40, test=20, validation=10, image_size=12),
+    vision=replace(QUICK.vision, image_size=12, width=32, depth=1),
+    text=replace(QUICK.text, width=32, depth=1),
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return digit_scenes(train=40, test=20, image_size=12).train
+
+
+@pytest.fixture
+def run(tmp_path, data):
+    run = Run(tmp_path / "runs" / "quick" / "tiny")
+    run.config = run_config(TINY, "cmssf", data)
+    run.history = [{"epoch": 1.0, "loss": 2.5, "seconds": 3.0}, {"epoch": 2.0, "loss": 1.25}]
+    run.environment = environment()
+    run.results = {"zero_shot": 0.5}
+    run.outputs = {"image": np.zeros((2, 3), np.float16), "labels": np.arange(2)}
+    return run
+
+
+def test_a_run_reads_back_as_it_was_written(run):
+    run.save()
+    again = Run.load(run.path)
+    assert again.config == run.config
+    assert again.environment == run.environment
+    assert again.results == run.results
+    assert again.history == run.history
+    assert {k: v.tolist() for k, v in again.outputs.items()} == {
+        k: v.tolist() for k, v in run.outputs.items()
+    }
+    assert again.outputs["image"].dtype == np.float16
+
+
+def test_a_run_in_memory_writes_nothing(tmp_path, monkeypatch, data):
+    monkeypatch.chdir(tmp_path)
+    run = Run()
+    run.history = [{"epoch": 1.0}]
+    run.save()
+    run.save_weights(build(run_config(TINY, "cmssf", data), data))
+    assert list(tmp_path.iterdir()) == []
+    assert run.name == "in memory"
+
+
+def test_name_and_command_come_from_the_folder(run):
+    assert run.name == "quick/tiny"
+    assert run.command == "cmssf reproduce quick/tiny"
+
+
+def test_series_returns_a_column_or_names_the_columns_there_are(run):
+    assert run.series("loss") == [2.5, 1.25]
+    with pytest.raises(KeyError, match="no column 'accuracy'; it has epoch, loss"):
+        run.series("accuracy")
+    with pytest.raises(KeyError, match="no epoch is done"):
+        Run().series("loss")
+
+
+def test_a_missing_run_is_refused_with_the_names_of_its_neighbours(run):
+    run.save()
+    with pytest.raises(FileNotFoundError, match=r"no run at .*tony.*runs beside it: tiny"):
+        Run.load(run.path.parent / "tony")
+
+
+@pytest.mark.parametrize("name", ["config.json", "results.json", "environment.json"])
+def test_damaged_json_is_named(run, name):
+    run.save()
+    (run.path / name).write_text('{"half": ')
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        Run.load(run.path)
+
+
+def test_weights_read_back_equal(run, data):
+    method = build(run.config, data)
+    with torch.no_grad():
+        method.image_head[0].weight.add_(1)
+    run.save()
+    run.save_weights(method)
+    again = Run.load(run.path).method(data)
+    for name, tensor in method.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_a_run_without_weights_says_how_to_make_them(run, data):
+    run.save()
+    with pytest.raises(FileNotFoundError, match=r"holds no weights.*cmssf reproduce quick/tiny"):
+        run.method(data)
+
+
+def test_truncated_weights_are_refused(run, data):
+    run.save()
+    run.save_weights(build(run.config, data))
+    path = run.path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="damaged or not a safetensors file"):
+        run.method(data)
+
+
+def test_weights_of_another_model_are_refused_by_name(run, data):
+    run.save()
+    other = replace(TINY, cmssf=replace(TINY.cmssf, dim=8))
+    run.save_weights(build(run_config(other, "cmssf", data), data))
+    with pytest.raises(ValueError, match=r"do not fit.*image_head.2.bias"):
+        run.method(data)
+
+
+def test_a_foreign_safetensors_file_is_refused(tmp_path):
+    path = tmp_path / "foreign.safetensors"
+    write_tensors(path, {"a": torch.zeros(2)}, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"not written by this library.*'pt'"):
+        read_tensors(path, "cmssf-weights-1")
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    write_tensors(path, {"a": torch.ones(2)}, {"format": "x"})
+
+    def fail(tensors, unfinished, metadata):
+        Path(unfinished).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "save_file", fail)
+    with pytest.raises(OSError, match=r"the disk is full: .*untouched"):
+        write_tensors(path, {"a": torch.zeros(2)}, {"format": "x"})
+    assert torch.equal(read_tensors(path, "x")[0]["a"], torch.ones(2))
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_the_system_s_own_full_disk_error_is_recognised(tmp_path):
+    def write(unfinished: Path) -> None:
+        with open("/dev/full", "wb") as full:
+            full.write(b"x" * 100_000)
+
+    with pytest.raises(OSError, match="the disk is full") as caught:
+        files.replace_file(tmp_path / "file", write)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_only_one_process_trains_in_a_folder(run):
+    lock = run.lock()
+    code = f"from cmssf_lib.runs import Run; Run({str(run.path)!r}).lock()"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert other.returncode == 1
+    assert "RuntimeError: another process is training in" in other.stderr
+    lock.release()
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_preset_survives_its_record(name, data):
+    config = json.loads(json.dumps(run_config(PRESETS[name], "cmssf", data)))
+    assert replace(preset_of(config), minutes=PRESETS[name].minutes) == PRESETS[name]
+
+
+def test_unknown_fields_and_methods_are_refused(data):
+    config = run_config(TINY, "cmssf", data)
+    config["train"]["momentum"] = 0.9
+    with pytest.raises(ValueError, match=r"unknown field\(s\) for TrainConfig: momentum"):
+        preset_of(config)
+    with pytest.raises(ValueError, match="unknown method 'clap'; choose one of cmssf"):
+        run_config(TINY, "clap", data)
+
+
+def test_a_seed_decides_the_initial_weights(data):
+    config = run_config(TINY, "cmssf", data)
+    first, second = build(config, data), build(config, data)
+    assert torch.equal(first.image_head[0].weight, second.image_head[0].weight)
+    other = replace(TINY, train=replace(TINY.train, seed=1))
+    third = build(run_config(other, "cmssf", data), data)
+    assert not torch.equal(first.image_head[0].weight, third.image_head[0].weight)
+
+
+def test_all_runs_finds_them_in_order(run):
+    run.save()
+    second = Run(run.path.parent / "another")
+    second.config = run.config
+    second.save()
+    assert [r.name for r in all_runs(run.path.parents[1])] == ["quick/another", "quick/tiny"]
+
+
+def test_the_environment_names_versions_and_processor():
+    here = environment("cpu")
+    assert here["torch"] == torch.__version__.split("+")[0] or here["torch"]
+    assert here["processor"]
+    assert here["cores"] >= 1
+    json.dumps(here)
+
+
+def test_finished_is_when_every_epoch_is_done(run):
+    run.config["train"]["epochs"] = 3
+    assert not run.finished
+    run.history.append({"epoch": 3.0})
+    assert run.finished

@@ -1,0 +1,457 @@
+"""The training loop: it learns, it stops in time, and it goes on bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from cmssf_lib import train
+from cmssf_lib.data import digit_scenes
+from cmssf_lib.presets import QUICK, TrainConfig
+from cmssf_lib.runs import Run, build, run_config
+from cmssf_lib.train import checkpoint as checkpoint_file
+from cmssf_lib.train import fit, learning_rate, loop, make_optimizer
+
+TINY = replace(
+    QUICK,
+    data=replace(QUICK.data, train=96, test=20, validation=10, image_size=12),
+    vision=replace(QUICK.vision, image_size=12, width=32, depth=1),
+    text=replace(QUICK.text, width=32, depth=1, dropout=0.1),  # dropout draws random numbers too
+    train=TrainConfig(epochs=2, batch_size=32, lr=1e-3),
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return digit_scenes(train=96, test=20, image_size=12).train
+
+
+def new_run(data, path=None, **changes):
+    preset = replace(TINY, train=replace(TINY.train, **changes))
+    run = Run(path)
+    run.config = run_config(preset, "cmssf", data)
+    return run, build(run.config, data), preset.train
+
+
+class Linear(nn.Module):
+    """The smallest method there is: a softmax classifier on the mean colour."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 10)
+        self.progress = []
+        self.seen = []
+
+    def loss(self, batch):
+        self.seen.append(batch.index.clone())
+        logits = self.layer(batch.images.float().mean(dim=(2, 3)) / 255)
+        return {"loss": nn.functional.cross_entropy(logits, batch.labels)}
+
+    def forward(self, batch):
+        return self.loss(batch)
+
+    def after_step(self, progress):
+        self.progress.append(progress)
+
+
+def same_weights(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.values(), b.values(), strict=True))
+
+
+def test_history_has_a_row_an_epoch_with_the_columns_of_the_record(data):
+    run, method, config = new_run(data)
+    seen = []
+    fit(
+        method,
+        data,
+        config,
+        run=run,
+        each_epoch=lambda m: {"validation_training_mode": float(m.training)},
+        watch=lambda r: seen.append(len(r.history)),
+        progress=False,
+    )
+    assert seen == [1, 2]
+    assert [row["epoch"] for row in run.history] == [1.0, 2.0]
+    for column in ("loss", "floor", "positive_similarity", "negative_similarity", "logit_scale"):
+        assert all(torch.isfinite(torch.tensor(run.series(column))))
+    assert run.series("validation_training_mode") == [0.0, 0.0]  # measured in evaluation mode
+    assert all(rate > 0 for rate in run.series("images_per_second"))
+    assert all(0 <= row[f"{part}_share"] < 1 for row in run.history for part in train.OVERHEAD)
+    assert run.environment["peak_memory_gb"] > 0
+
+
+def test_the_loop_takes_every_step_once_and_reports_progress(data):
+    method = Linear()
+    fit(method, data, TrainConfig(epochs=2, batch_size=32), progress=False)
+    assert method.progress == pytest.approx([(i + 1) / 6 for i in range(6)])
+    for epoch in range(2):
+        indices = torch.cat(method.seen[3 * epoch : 3 * epoch + 3])
+        assert sorted(indices.tolist()) == list(range(96))
+
+
+def test_the_loss_in_the_history_is_the_mean_over_the_epoch(data):
+    method, losses = Linear(), []
+    original = method.loss
+
+    def noted(batch):
+        result = original(batch)
+        losses.append(result["loss"].item())
+        return result
+
+    method.loss = noted
+    run = fit(method, data, TrainConfig(epochs=1, batch_size=32), progress=False)
+    assert run.history[0]["loss"] == pytest.approx(sum(losses) / 3)
+
+
+def test_training_equals_a_loop_written_by_hand(data):
+    """Adam without decay, warm-up or clipping, on the same batches, step for step."""
+    config = TrainConfig(
+        epochs=2,
+        batch_size=32,
+        lr=0.01,
+        weight_decay=0.0,
+        optimizer="adam",
+        schedule="constant",
+        warmup=0.0,
+        clip=0.0,
+    )
+    torch.manual_seed(0)
+    ours, hand = Linear(), Linear()
+    hand.load_state_dict(ours.state_dict())
+    fit(ours, data, config, progress=False)
+    optimizer = torch.optim.Adam(hand.parameters(), lr=0.01)
+    for index in ours.seen:
+        pixels = data.images[index].float().mean(dim=(2, 3)) / 255
+        loss = nn.functional.cross_entropy(hand.layer(pixels), data.labels[index])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert same_weights(ours.state_dict(), hand.state_dict())
+
+
+def test_it_learns(data):
+    run, method, config = new_run(data, epochs=40, lr=3e-3)
+    fit(method, data, config, run=run, progress=False)
+    assert run.history[-1]["loss"] < run.history[0]["loss"] - 0.5
+
+
+def test_the_callers_random_numbers_are_left_alone(data):
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    fit(Linear(), data, TrainConfig(epochs=1, batch_size=32), progress=False)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_two_runs_with_a_seed_are_equal_and_with_another_differ(data):
+    weights = []
+    for seed in (0, 0, 1):
+        run, method, config = new_run(data, seed=seed, epochs=1)
+        fit(method, data, config, run=run, progress=False)
+        weights.append(method.state_dict())
+    assert same_weights(weights[0], weights[1])
+    assert not same_weights(weights[0], weights[2])
+
+
+# ---- interruption -----------------------------------------------------------------------------
+
+SCRIPT = """
+    import sys, time
+    sys.path.insert(0, {tests!r})
+    import torch
+    torch.set_num_threads(1)
+    from test_train import TINY, digit_scenes, new_run
+    from cmssf_lib.train import fit
+    data = digit_scenes(train=96, test=20, image_size=12).train
+    run, method, config = new_run(data, {folder!r}, epochs=3, checkpoint_minutes=0.0)
+    step = method.after_step
+    def slowly(progress):
+        step(progress)
+        print(f"step {{progress:.4f}}", flush=True)
+        time.sleep({pause})
+    method.after_step = slowly
+    fit(method, data, config, run=run, progress=False)
+    print("done", flush=True)
+"""
+
+
+def start(folder, pause):
+    code = textwrap.dedent(SCRIPT).format(
+        tests=os.path.dirname(__file__), folder=str(folder), pause=pause
+    )
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(folder):
+    process = start(folder, 0)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def wait_for_steps(process, count):
+    """Return once so many steps have been reported."""
+    seen = 0
+    for line in process.stdout:
+        seen += line.startswith("step")
+        if seen == count:
+            return
+    raise AssertionError(process.stderr.read())
+
+
+def assert_same_run(one, other):
+    a, b = Run.load(one), Run.load(other)
+    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    for column in ("loss", "floor", "positive_similarity", "logit_scale", "lr"):
+        assert a.series(column) == b.series(column), column
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    finish(folder)
+    return folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_run_killed_in_mid_epoch_ends_with_the_same_bits(tmp_path, uninterrupted, number):
+    folder = tmp_path / "run"
+    process = start(folder, 0.3)
+    wait_for_steps(process, 5)  # three steps are an epoch: this is the middle of the second
+    time.sleep(0.1)  # into the pause after the fifth step
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert (folder / "checkpoint.safetensors").is_file()
+    assert not (folder / "model.safetensors").exists()
+    if number != signal.SIGKILL:
+        assert "KeyboardInterrupt: stopped after step 5 of 9" in err
+    rest = finish(folder)
+    assert 4 <= rest.count("step") < 9  # it went on and did not start again
+    assert not (folder / "checkpoint.safetensors").exists()
+    assert_same_run(folder, uninterrupted)
+
+
+def test_ctrl_c_outside_the_main_thread_is_not_ours_to_catch():
+    import threading
+
+    caught = []
+
+    def inside():
+        with loop.interruptible() as received:
+            caught.append(received)
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert caught == [[]]
+
+
+def test_signal_handlers_are_put_back(data):
+    before = signal.getsignal(signal.SIGINT)
+    fit(Linear(), data, TrainConfig(epochs=1, batch_size=32), progress=False)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# ---- bad input --------------------------------------------------------------------------------
+
+
+class Spoiled(Linear):
+    """Its loss or its gradient stops being a number at the fifth step."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def loss(self, batch):
+        result = super().loss(batch)
+        if len(self.seen) == 5:
+            if self.what == "loss":
+                result["loss"] = result["loss"] * float("nan")
+            else:  # a finite loss whose gradient is infinite
+                weight = self.layer.weight
+                result["loss"] = result["loss"] + (weight - weight.detach()).abs().sqrt().sum()
+        return result
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, data, what):
+    method = Spoiled(what)
+    with pytest.raises(FloatingPointError, match=r"epoch 2, step 5.*checkpoint in .* untouched"):
+        fit(method, data, TrainConfig(epochs=2, batch_size=32), run=tmp_path, progress=False)
+    assert all(torch.isfinite(p).all() for p in method.parameters())
+    tensors, _ = checkpoint_file.read_tensors(
+        tmp_path / "checkpoint.safetensors", checkpoint_file.FORMAT
+    )
+    assert all(torch.isfinite(t).all() for t in tensors.values())
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "sgd"}, "unknown optimizer 'sgd'.*adamw"),
+        ({"schedule": "step"}, "unknown schedule 'step'.*cosine"),
+        ({"epochs": 0}, "must be positive"),
+        ({"lr": -1.0}, "must be positive"),
+        ({"warmup": 1.0}, "warmup is a part of the training"),
+        ({"batch_size": 97}, "holds 96 pictures, fewer than one batch of 97"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_refused_at_once(data, changes, message):
+    config = replace(TINY.train, **changes)
+    method = Linear()
+    with pytest.raises(ValueError, match=message):
+        fit(method, data, config)
+    assert method.seen == []
+
+
+def test_data_of_one_class_is_refused(data):
+    zeros = data.subset(torch.nonzero(data.labels == 0).flatten())
+    with pytest.raises(ValueError, match=r"all pictures of .* are of one class \(zero\)"):
+        fit(Linear(), zeros, TrainConfig(epochs=1, batch_size=2))
+
+
+def test_a_frozen_method_is_refused(data):
+    method = Linear()
+    method.requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter to train"):
+        fit(method, data, TrainConfig(epochs=1, batch_size=32), progress=False)
+
+
+def interrupted_run(data, folder):
+    """Leave a run behind that stopped after its first epoch."""
+    run, method, config = new_run(data, folder)
+
+    def stop(_run):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fit(method, data, config, run=run, watch=stop, progress=False)
+    assert (folder / "checkpoint.safetensors").is_file()
+
+
+def test_a_resume_under_another_configuration_names_the_field_and_changes_nothing(tmp_path, data):
+    interrupted_run(data, tmp_path)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    run, method, config = new_run(data, tmp_path, lr=0.5)
+    with pytest.raises(ValueError, match=r"train.lr \(recorded 0.001, asked for 0.5\)"):
+        fit(method, data, config, run=run, progress=False)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_resume_with_other_pictures_is_refused(tmp_path, data):
+    interrupted_run(data, tmp_path)
+    other = digit_scenes(train=96, test=20, image_size=12, seed=1).train
+    run, method, config = new_run(other, tmp_path)
+    with pytest.raises(ValueError, match="data_fingerprint"):
+        fit(method, other, config, run=run, progress=False)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "text"])
+def test_a_damaged_checkpoint_is_refused_and_kept(tmp_path, data, damage):
+    interrupted_run(data, tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "text":
+        path.write_text("not a checkpoint")
+    else:
+        checkpoint_file.write_tensors(path, {"a": torch.zeros(1)}, {"format": "pt"})
+    before = path.read_bytes()
+    run, method, config = new_run(data, tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint.safetensors (is damaged|was not written)"):
+        fit(method, data, config, run=run, progress=False)
+    assert path.read_bytes() == before
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path, data):
+    config = TrainConfig(epochs=1, batch_size=32)
+    fit(Linear(), data, config, run=tmp_path, progress=False)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="holds a finished run"):
+        fit(Linear(), data, config, run=tmp_path, progress=False)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_too_little_disk_is_said_before_the_first_step(tmp_path, data, monkeypatch):
+    usage = type("Usage", (), {"free": 100})
+    monkeypatch.setattr(checkpoint_file.shutil, "disk_usage", lambda path: usage)
+    method = Linear()
+    with pytest.raises(OSError, match="free some space"):
+        fit(method, data, TrainConfig(epochs=1, batch_size=32), run=tmp_path, progress=False)
+    assert method.seen == []
+
+
+def test_a_disk_that_fills_up_keeps_the_last_checkpoint(tmp_path, data, monkeypatch):
+    interrupted_run(data, tmp_path)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+
+    def full(tensors, path, metadata):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cmssf_lib.runs.files.save_file", full)
+    run, method, config = new_run(data, tmp_path)
+    with pytest.raises(OSError, match="the disk is full"):
+        fit(method, data, config, run=run, progress=False)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_second_process_in_the_folder_is_refused(tmp_path, data):
+    with Run(tmp_path).lock():
+        code = (
+            "from cmssf_lib.data import digit_scenes\n"
+            "from cmssf_lib.presets import TrainConfig\n"
+            "from cmssf_lib.train import fit\n"
+            "import torch\n"
+            "data = digit_scenes(train=96, test=20, image_size=12).train\n"
+            f"fit(torch.nn.Linear(2, 2), data, TrainConfig(), run={str(tmp_path)!r})\n"
+        )
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "RuntimeError: another process is training in" in other.stderr
+
+
+# ---- the pieces -------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_rises_linearly_and_falls_along_a_cosine():
+    config = TrainConfig(lr=1.0, warmup=0.1, schedule="cosine")
+    rates = [learning_rate(step, 100, config) for step in range(100)]
+    assert rates[:10] == pytest.approx([(i + 1) / 11 for i in range(10)])
+    assert rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert all(a > b for a, b in pairwise(rates[10:]))
+    assert 0 < rates[99] < 1e-3
+    constant = replace(config, schedule="constant")
+    assert {learning_rate(step, 100, constant) for step in range(10, 100)} == {1.0}
+
+
+def test_only_matrices_decay_and_the_text_tower_has_its_own_rate(data):
+    _, method, config = new_run(data, weight_decay=0.3, text_lr=0.25)
+    optimizer = make_optimizer(method, config)
+    names = {id(p): name for name, p in method.named_parameters()}
+    found = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            found[names[id(parameter)]] = (group["weight_decay"], group["lr_factor"])
+    assert found.keys() == dict(method.named_parameters()).keys()
+    assert found["log_scale"] == (0.0, 1.0)
+    for name, parameter in method.named_parameters():
+        expected = (
+            0.3 if parameter.ndim >= 2 else 0.0,
+            0.25 if name.startswith("text_") else 1.0,
+        )
+        assert found[name] == expected, name
