@@ -1,0 +1,74 @@
+"""The stopwatch, under a clock that the tests move by hand."""
+
+import pytest
+import torch
+
+from cmssf_lib import timing
+from cmssf_lib.timing import Stopwatch, stopwatch
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A list with one number: the time it is."""
+    now = [100.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_the_seconds_of_a_part_add_up(clock):
+    watch = Stopwatch()
+    for part, seconds in (("views", 1.5), ("data", 0.25), ("views", 2.0)):
+        with watch(part):
+            clock[0] += seconds
+        clock[0] += 50  # what lies between the parts belongs to none
+    assert watch.seconds == {"views": 3.5, "data": 0.25}
+
+
+def test_reset_returns_the_seconds_and_starts_again(clock):
+    watch = Stopwatch()
+    with watch("views"):
+        clock[0] += 1
+    assert watch.reset() == {"views": 1.0}
+    assert watch.reset() == {}
+    with watch("views"):
+        clock[0] += 2
+    assert watch.reset() == {"views": 2.0}
+
+
+def test_a_part_that_fails_is_counted_and_its_error_goes_on(clock):
+    watch = Stopwatch()
+
+    def failing() -> None:
+        with watch("data"):
+            clock[0] += 3
+            raise OSError("no disk")
+
+    with pytest.raises(OSError, match="no disk"):
+        failing()
+    assert watch.seconds == {"data": 3.0}
+
+
+def test_a_part_within_a_part_is_counted_in_both(clock):
+    watch = Stopwatch()
+    with watch("step"):
+        clock[0] += 1
+        with watch("views"):
+            clock[0] += 2
+    assert watch.seconds == {"step": 3.0, "views": 2.0}
+
+
+@pytest.mark.parametrize(("gpu", "synchronise", "waits"), [(1, 1, 2), (1, 0, 0), (0, 1, 0)])
+def test_it_waits_for_the_kernels_when_told_to(monkeypatch, gpu, synchronise, waits):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpu))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(1))
+    watch = Stopwatch()
+    watch.synchronise = bool(synchronise)
+    with watch("views"):
+        pass
+    assert len(waited) == waits  # before and after, so that nothing of another part is counted
+
+
+def test_the_library_shares_one_that_does_not_slow_a_run_down():
+    assert isinstance(stopwatch, Stopwatch)
+    assert stopwatch.synchronise is False
