@@ -1,0 +1,141 @@
+"""Presets: frozen, found in a fixed order, and whole after a trip through JSON."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from cmssf_lib.presets import PRESETS, DataConfig, ViewsConfig, preset, start
+from cmssf_lib.runs.setup import preset_of
+
+SECTIONS = ("data", "vision", "text", "cmssf", "train")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with or without a GPU, and no preset in its environment."""
+    monkeypatch.delenv("CMSSF_PRESET", raising=False)
+
+    def make(gpu: bool) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Some GPU 9000")
+
+    make(gpu=False)
+    return make
+
+
+def test_there_are_three_and_each_knows_its_name():
+    assert list(PRESETS) == ["quick", "standard", "paper"]
+    assert all(name == chosen.name for name, chosen in PRESETS.items())
+    assert all(chosen.minutes for chosen in PRESETS.values())
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "paper"])
+def test_nothing_changes_a_preset(name):
+    chosen = PRESETS[name]
+    places = [chosen, *(getattr(chosen, s) for s in SECTIONS), chosen.cmssf.views]
+    for place in places:
+        for field in dataclasses.fields(place):
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(place, field.name, None)
+    assert hash(chosen)  # frozen all the way down: nothing in it can be changed in place
+
+
+def test_replace_makes_a_changed_copy():
+    before = PRESETS["quick"]
+    changed = dataclasses.replace(before, train=dataclasses.replace(before.train, epochs=999))
+    assert changed.train.epochs == 999
+    assert PRESETS["quick"] is before
+    assert before.train.epochs != 999
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "paper"])
+def test_a_name_is_what_one_gets(machine, name):
+    assert preset(name) is PRESETS[name]
+
+
+def test_argument_before_environment_before_machine(machine, monkeypatch):
+    assert preset().name == "quick"
+    machine(gpu=True)
+    assert preset().name == "standard"
+    monkeypatch.setenv("CMSSF_PRESET", "paper")
+    assert preset().name == "paper"
+    assert preset("quick").name == "quick"
+    monkeypatch.setenv("CMSSF_PRESET", "")  # set to nothing is not set
+    assert preset().name == "standard"
+
+
+def test_an_unknown_preset_is_refused_with_the_names(machine, monkeypatch):
+    with pytest.raises(ValueError, match=r"unknown preset 'fast'; choose .*quick, standard, paper"):
+        preset("fast")
+    monkeypatch.setenv("CMSSF_PRESET", "Quick")
+    with pytest.raises(ValueError, match=r"unknown preset 'Quick' \(from \$CMSSF_PRESET\); choose"):
+        preset()
+    with pytest.raises(ValueError, match="from"):
+        start("00_quickstart")
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("name", ["quick", "standard", "paper"])
+def test_a_notebook_says_what_it_runs_on(machine, monkeypatch, capsys, gpu, name):
+    machine(gpu)
+    monkeypatch.setenv("CMSSF_PRESET", name)
+    assert start("01_data") is PRESETS[name]
+    printed = capsys.readouterr().out
+    assert printed.startswith("01_data: ")
+    assert f"preset {name}" in printed
+    assert PRESETS[name].minutes in printed
+    assert ("Some GPU 9000" in printed) is gpu
+    assert ("running on CPU" in printed) is not gpu
+    assert "CMSSF_PRESET" in printed  # how to change it
+    assert all(other in printed for other in PRESETS)
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "paper"])
+def test_a_preset_survives_json(name):
+    chosen = PRESETS[name]
+    written = json.loads(json.dumps(dataclasses.asdict(chosen)))
+    read = preset_of({"preset": written.pop("name"), **written})
+    assert dataclasses.replace(read, minutes=chosen.minutes) == chosen
+    assert isinstance(read.cmssf.views, ViewsConfig)
+    assert isinstance(read.vision.mean, tuple)  # not JSON's lists, which could be changed
+
+
+def test_a_field_of_another_version_is_named():
+    written = json.loads(json.dumps(dataclasses.asdict(PRESETS["quick"])))
+    written["train"]["momentum"] = 0.9
+    with pytest.raises(ValueError, match=r"unknown field\(s\) for TrainConfig: momentum"):
+        preset_of({"preset": "quick", **written})
+
+
+def test_the_papers_preset_is_the_chapters():
+    """Sections 3.3 and 3.4 of the source chapter."""
+    paper = PRESETS["paper"]
+    assert paper.data.name == "cifar10"
+    assert paper.vision.timm_name == "vit_small_patch16_224.dino"
+    assert paper.vision.image_size == 224
+    assert paper.cmssf.dim == 256
+    assert paper.cmssf.loss == "one_hot"
+    train = paper.train
+    assert (train.optimizer, train.lr, train.batch_size, train.epochs) == ("adam", 1e-4, 128, 100)
+
+
+def test_quick_needs_no_download():
+    quick = PRESETS["quick"]
+    assert quick.data.name == "digit_scenes"
+    assert quick.vision.kind != "timm"
+    assert quick.text.kind == "scratch"
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "paper"])
+def test_every_preset_holds_out_what_its_choices_are_made_on(name):
+    assert PRESETS[name].data.validation > 0
+    assert DataConfig().train > DataConfig().validation
+
+
+def test_reading_a_preset_does_not_load_pytorch():
+    code = "import sys, cmssf_lib.presets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
