@@ -24,7 +24,7 @@ COLOURS: Mapping[str, str] = {
 #: Beside the colours, so that no class is known by its colour alone.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">")
 INK, PALE = "#222222", "#595959"
-WIDTH = 7.2  # inches: the width of the text column, so that type keeps its size
+WIDTH = 6.0  # inches: a text column, where 9-point type keeps 12 pixels or more
 DPI = 120
 
 STYLE: dict[Any, Any] = {

@@ -50,7 +50,7 @@ def loss_curves(run: Run) -> Figure:
         note(axes, 0.01, floor[0], f"{what} ({floor[-1]:.2f})")
     axes.set_ylim(bottom=min(0.0, *run.series("loss")))
     axes.margins(y=0.12)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2, frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
@@ -104,7 +104,7 @@ def similarity_curves(run: Run) -> Figure:
         axes.set_title("on the training batches", loc="left")
     axes.axhline(0, color=PALE, linewidth=1)
     axes.set_ylim(top=1.02)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -140,7 +140,7 @@ def retrieval_curve(run: Run, *, classes: int) -> Figure:
         note(axes, x, height, text, above=height < 1, ha=side, color=PALE)
     axes.set_ylim(0, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2, frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
