@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from cmssf_lib.captions import class_caption
@@ -268,7 +268,9 @@ def accuracy(predictions: Int[Tensor, "n"], labels: Int[Tensor, "n"]) -> float:
     return int((predictions == labels).sum()) / len(labels)
 
 
-def check_widths(name: str, x: Tensor, other_name: str, y: Tensor) -> None:
+def check_widths(
+    name: str, x: Shaped[Tensor, "..."], other_name: str, y: Shaped[Tensor, "..."]
+) -> None:
     """Two non-empty sets of vectors of one width."""
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(

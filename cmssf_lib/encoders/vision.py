@@ -1,11 +1,5 @@
-"""Encoders and projection heads: from a picture or a text to one vector.
+"""From a picture to one vector: vision transformers of timm, and a convolutional stem."""
 
-Vision models are timm's, text models are those of transformers. What stands here is what
-the book needs around them: sizes and pixel statistics, a convolutional stem, captions as
-strings, and errors that say what to do.
-"""
-
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,16 +12,8 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import (
-    AutoModel,
-    AutoTokenizer,
-    BertConfig,
-    BertModel,
-    PreTrainedTokenizerBase,
-)
 
-from cmssf_lib.captions import tokenize, word_tokenizer
-from cmssf_lib.presets import TextConfig, VisionConfig
+from cmssf_lib.presets import VisionConfig
 from cmssf_lib.views import as_float
 
 
@@ -214,86 +200,3 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             f"unexpected: {unexpected[:5] or 'none'}; shapes that differ: {shapes[:5] or 'none'}"
         )
     model.load_state_dict(state)
-
-
-class TextEncoder(nn.Module):
-    """A BERT-like encoder that takes captions as strings.
-
-    Args:
-        config: From scratch, or a pretrained one by name or folder.
-        captions: Texts to build the tokenizer from (scratch only).
-
-    Attributes:
-        width: Length of the vector that `forward` returns.
-        tokenizer: A tokenizer of the transformers library.
-
-    Raises:
-        ValueError: If the kind is unknown, there are no captions to build from, or a folder
-            holds a damaged encoder.
-        FileNotFoundError: If a pretrained encoder can be neither read nor downloaded.
-    """
-
-    def __init__(self, config: TextConfig, captions: Sequence[str] = ()) -> None:
-        super().__init__()
-        self.config = config
-        self.tokenizer: PreTrainedTokenizerBase
-        if config.kind == "scratch":
-            self.tokenizer = word_tokenizer(captions, config.max_length)
-            bert = BertConfig(
-                vocab_size=len(self.tokenizer),
-                hidden_size=config.width,
-                num_hidden_layers=config.depth,
-                num_attention_heads=config.heads,
-                intermediate_size=4 * config.width,
-                max_position_embeddings=config.max_length,
-                hidden_dropout_prob=config.dropout,
-                attention_probs_dropout_prob=config.dropout,
-                pad_token_id=self.tokenizer.pad_token_id,
-                initializer_range=config.width**-0.5,  # BERT's 0.02 suits 768, not 64
-            )
-            self.backbone = BertModel(bert, add_pooling_layer=False)
-        elif config.kind == "pretrained":
-            try:
-                self.tokenizer = AutoTokenizer.from_pretrained(config.name)
-                self.backbone = AutoModel.from_pretrained(config.name)
-            except OSError as error:
-                raise FileNotFoundError(
-                    f"the text encoder {config.name!r} is neither a folder on this machine nor "
-                    "could it be downloaded: connect to the network once, or name a folder "
-                    "that save_pretrained wrote"
-                ) from error
-            except (ValueError, SafetensorError) as error:
-                reason = str(error).partition("\n")[0]
-                raise ValueError(
-                    f"{config.name!r} holds no complete text encoder ({reason}): expected what "
-                    "save_pretrained writes for a model and for its tokenizer"
-                ) from error
-            # A tokenizer may allow more than the model has positions for.
-            positions = getattr(self.backbone.config, "max_position_embeddings", None)
-            if positions is not None:
-                longest = min(self.tokenizer.model_max_length, positions)
-                self.tokenizer.model_max_length = longest
-        else:
-            raise ValueError(
-                f"unknown text encoder {config.kind!r}; choose 'scratch' or 'pretrained'"
-            )
-        self.width = int(self.backbone.config.hidden_size)
-
-    def forward(self, captions: Sequence[str]) -> Float[Tensor, "captions width"]:
-        """Return the [CLS] vector of each caption."""
-        ids, mask = tokenize(self.tokenizer, captions, self.backbone.device)
-        hidden = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
-        return hidden[:, 0]  # (captions, length, width) -> [CLS] stands first
-
-
-class ProjectionHead(nn.Sequential):
-    """An MLP with one hidden layer, from an encoder's space to the shared one.
-
-    Args:
-        width: Of the encoder.
-        hidden: Of the hidden layer.
-        dim: Of the shared space.
-    """
-
-    def __init__(self, width: int, hidden: int, dim: int) -> None:
-        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, dim))
