@@ -65,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="FIELD=VALUE",
         help="change any number of the preset, such as train.lr=0.001 or cmssf.loss=excess",
     )
+    train.add_argument(
+        "--light", action="store_true", help="keep history and results, not weights and outputs"
+    )
     train.set_defaults(command=train_command)
 
     evaluate = commands.add_parser("evaluate", help="measure a trained run on the test set")
@@ -94,7 +97,10 @@ def train_command(options: argparse.Namespace) -> None:
     if options.seed is not None:
         chosen = replace(chosen, train=replace(chosen.train, seed=options.seed))
     folder = options.run or f"runs/{options.method}-{chosen.name}-s{chosen.train.seed}"
-    train_run(chosen, options.method, folder, options.data)
+    run = train_run(chosen, options.method, folder, options.data)
+    if options.light and run.path is not None:
+        for name in ("model.safetensors", "outputs.npz"):
+            (run.path / name).unlink()
 
 
 def evaluate_command(options: argparse.Namespace) -> None:

@@ -100,6 +100,14 @@ def test_reproduce_gives_the_recorded_numbers(trained, tmp_path, monkeypatch, ca
     assert "recorded" in capsys.readouterr().out
 
 
+def test_a_light_run_keeps_history_and_results_only(tmp_path):
+    command = ["train", "cmssf", "--preset=quick", "--epochs=1", "--light", *TINY]
+    assert cli.main([*command, f"--run={tmp_path / 'run'}"]) == 0
+    left = {p.name for p in (tmp_path / "run").iterdir() if not p.name.startswith(".")}
+    assert left == {"config.json", "environment.json", "history.csv", "results.json"}
+    assert cli.main(["evaluate", str(tmp_path / "run")]) == 2
+
+
 def test_runs_lists_a_line_a_run(trained, capsys):
     assert cli.main(["runs", str(trained.parents[1])]) == 0
     header, line = capsys.readouterr().out.splitlines()

@@ -143,6 +143,12 @@ def test_it_learns(data):
     assert run.history[-1]["loss"] < run.history[0]["loss"] - 0.5
 
 
+def test_the_progress_bar_can_be_silenced_from_outside(data, monkeypatch, capsys):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    fit(Linear(), data, TrainConfig(epochs=1, batch_size=32))
+    assert capsys.readouterr().err == ""
+
+
 def test_the_callers_random_numbers_are_left_alone(data):
     torch.manual_seed(3)
     expected = torch.rand(3)

@@ -5,6 +5,7 @@ else. That is why a run that was killed goes on bit for bit as if nothing had ha
 """
 
 import math
+import os
 import resource
 import signal
 import sys
@@ -106,6 +107,7 @@ def _train(
     steps = steps_an_epoch * config.epochs
     random_state = torch.get_rng_state()  # the caller's; every step below seeds its own
     saved_at = time.monotonic()
+    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     with interruptible() as interrupted:
         for epoch in range(done // steps_an_epoch, config.epochs):
             method.train()
@@ -117,7 +119,7 @@ def _train(
                 total=steps_an_epoch * config.batch_size,
                 initial=first * config.batch_size,
                 unit=" images",
-                disable=None if progress else True,
+                disable=True if hidden else None,  # None: hidden where there is no terminal
                 leave=False,
             )
             # 1. Load: the next pictures and their captions.
