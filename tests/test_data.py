@@ -163,9 +163,10 @@ def test_the_fingerprint_changes_with_the_smallest_change(changed):
     assert other.fingerprint != data.fingerprint
 
 
-def test_the_fingerprint_does_not_mistake_one_text_for_two():
-    first = {**GOOD, "captions": ("a\nb", "c", "d")}
-    second = {**GOOD, "captions": ("a", "b\nc", "d")}
+@pytest.mark.parametrize("between", ["", "\n", ",", "', '", "\0"])
+def test_the_fingerprint_does_not_mistake_one_text_for_two(between):
+    first = {**GOOD, "captions": (f"a{between}b", "c", "d")}
+    second = {**GOOD, "captions": ("a", f"b{between}c", "d")}
     assert ImageTextData(**first).fingerprint != ImageTextData(**second).fingerprint
 
 
@@ -319,6 +320,13 @@ def test_scenes_follow_from_their_seed(flavour):
         assert a.images.shape[1:] == (3, 16, 16)
         assert a.class_names == DIGIT_WORDS
     assert (len(first.train), len(first.test)) == (40, 20)
+
+
+def test_no_two_sets_of_scenes_are_drawn_alike():
+    """Training and test scenes of this seed and the next: four different rows of choices."""
+    sets = [data for seed in (3, 4) for data in digit_scenes(train=40, test=40, seed=seed)]
+    grounds = {tuple(data.attributes["ground"].tolist()) for data in sets}
+    assert len(grounds) == 4
 
 
 def test_test_scenes_are_made_from_digits_never_seen_in_training(colour_scenes):
