@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int, Int64, UInt8
+from jaxtyping import Bool, Int, Int64, UInt8
 from torch import Tensor
 
 
@@ -93,7 +93,9 @@ class ImageTextData:
         digest.update(repr(tuple(self.captions)).encode())  # quoted: no text passes for two
         return digest.hexdigest()[:16]
 
-    def subset(self, indices: Int[Tensor, " m"] | Sequence[int]) -> "ImageTextData":
+    def subset(
+        self, indices: Int[Tensor, " m"] | Bool[Tensor, " mask"] | Sequence[int]
+    ) -> "ImageTextData":
         """Return the pictures at these places, in this order.
 
         Args:
