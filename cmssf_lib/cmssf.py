@@ -42,7 +42,7 @@ class CMSSF(nn.Module):
         captions: Texts the tokenizer is built from (for a text encoder from scratch).
 
     Raises:
-        ValueError: If the loss is unknown, the temperature not positive, or an encoder's
+        ValueError: If the loss is unknown, the temperature outside 0.01 to 1, or an encoder's
             configuration inconsistent.
     """
 
@@ -56,8 +56,11 @@ class CMSSF(nn.Module):
         super().__init__()
         if config.loss not in LOSSES:
             raise ValueError(f"unknown loss {config.loss!r}; choose one of {', '.join(LOSSES)}")
-        if not config.temperature > 0:
-            raise ValueError(f"the temperature must be positive; got {config.temperature}")
+        if not 1 / MAX_SCALE <= config.temperature <= 1:
+            raise ValueError(
+                f"the temperature lies between {1 / MAX_SCALE} and 1, where `after_step` keeps "
+                f"it; got {config.temperature}"
+            )
         self.config = config
         self.views = Views(config.views)
         self.image_encoder = ImageEncoder(vision)

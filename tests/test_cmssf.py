@@ -252,9 +252,9 @@ def test_a_batch_of_one_is_refused(scenes, kind):
     ("change", "message"),
     [
         ({"loss": "triplet"}, "unknown loss 'triplet'; choose one of one_hot, multi_positive"),
-        ({"temperature": 0.0}, "the temperature must be positive; got 0.0"),
-        ({"temperature": -0.1}, "must be positive; got -0.1"),
-        ({"temperature": math.nan}, "must be positive; got nan"),
+        ({"temperature": 0.0}, r"the temperature lies between 0.01 and 1.*got 0.0"),
+        ({"temperature": -0.1}, r"between 0.01 and 1.*got -0.1"),
+        ({"temperature": math.nan}, r"between 0.01 and 1.*got nan"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(scenes, change, message):

@@ -173,7 +173,9 @@ def _decoded(
             pass  # a damaged cache is no loss: the pictures are decoded again
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         decoded = pool.map(lambda file: _read(file, image_size), files)
-        arrays = list(tqdm(decoded, f"reading {folder.name}", len(files), leave=False))
+        arrays = list(
+            tqdm(decoded, f"reading {folder.name}", len(files), leave=False, disable=None)
+        )
     sizes = {array.shape for array in arrays}
     if len(sizes) > 1:
         odd = next(f for f, a in zip(files, arrays, strict=True) if a.shape != arrays[0].shape)

@@ -1,5 +1,6 @@
 """From a picture to one vector: vision transformers of timm, and a convolutional stem."""
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -95,7 +96,7 @@ class ConvStem(nn.Module):
             (half, embed_dim, 1),
             (embed_dim, embed_dim, 2),
         ):
-            groups = max(1, after // 16)
+            groups = math.gcd(after, max(1, after // 16))  # must divide the channels
             layers += [
                 nn.Conv2d(before, after, 3, stride, padding=1, bias=False),
                 nn.BatchNorm2d(after) if norm == "batch" else nn.GroupNorm(groups, after),
