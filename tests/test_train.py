@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from cmssf_lib import train
-from cmssf_lib.data import digit_scenes
-from cmssf_lib.presets import QUICK, TrainConfig
+from cmssf_lib.captions import class_caption
+from cmssf_lib.data import ImageTextData, digit_scenes
+from cmssf_lib.presets import PAPER, QUICK, TrainConfig
 from cmssf_lib.runs import Run, build, run_config
 from cmssf_lib.train import checkpoint as checkpoint_file
 from cmssf_lib.train import fit, learning_rate, loop, make_optimizer
@@ -150,10 +151,11 @@ def test_the_progress_bar_can_be_silenced_from_outside(data, monkeypatch, capsys
 
 
 def test_the_callers_random_numbers_are_left_alone(data):
+    method = Linear()
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    fit(Linear(), data, TrainConfig(epochs=1, batch_size=32), progress=False)
+    fit(method, data, TrainConfig(epochs=1, batch_size=32), progress=False)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -165,6 +167,35 @@ def test_two_runs_with_a_seed_are_equal_and_with_another_differ(data):
         weights.append(method.state_dict())
     assert same_weights(weights[0], weights[1])
     assert not same_weights(weights[0], weights[2])
+
+
+def test_the_first_step_of_the_paper_preset():
+    """The source chapter's own set-up, but for the download: random weights, a batch of four."""
+    images = torch.randint(256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    names = ("airplane", "automobile")
+    photos = ImageTextData(
+        images=images.byte(),
+        labels=torch.tensor([0, 1, 0, 1]),
+        captions=tuple(class_caption(names[i % 2]) for i in range(4)),
+        class_names=names,
+    )
+    preset = replace(
+        PAPER,
+        vision=replace(PAPER.vision, weights=""),
+        train=replace(PAPER.train, epochs=1, batch_size=4),
+    )
+    run = Run()
+    run.config = run_config(preset, "cmssf", photos)
+    method = build(run.config, photos)
+    assert type(method.image_encoder.backbone).__name__ == "VisionTransformer"
+    assert method.image_encoder.width == 384
+    assert method.image_head[-1].out_features == 256
+    before = method.image_encoder.backbone.patch_embed.proj.weight.clone()
+    fit(method, photos, preset.train, run=run, progress=False)
+    # Adam's first step moves every weight by the learning rate, 1e-4, up or down.
+    moved = (method.image_encoder.backbone.patch_embed.proj.weight - before).abs()
+    assert moved.max().item() == pytest.approx(1e-4, rel=0.01)
+    assert run.series("lr") == [1e-4]
 
 
 # ---- interruption -----------------------------------------------------------------------------
