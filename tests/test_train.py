@@ -455,7 +455,7 @@ def test_a_second_process_in_the_folder_is_refused(tmp_path, data):
             "from cmssf_lib.train import fit\n"
             "import torch\n"
             "data = digit_scenes(train=96, test=20, image_size=12).train\n"
-            f"fit(torch.nn.Linear(2, 2), data, TrainConfig(), run={str(tmp_path)!r})\n"
+            f"fit(torch.nn.Linear(2, 2), data, TrainConfig(batch_size=32), run={str(tmp_path)!r})\n"
         )
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "RuntimeError: another process is training in" in other.stderr

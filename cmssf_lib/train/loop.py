@@ -6,7 +6,6 @@ else. That is why a run that was killed goes on bit for bit as if nothing had ha
 
 import math
 import os
-import resource
 import signal
 import sys
 import threading
@@ -17,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -228,5 +228,9 @@ def timed(items: Iterator[Any], part: str) -> Iterator[Any]:
 
 def peak_memory_gb() -> float:
     """Return the most memory this process has held, in gigabytes (10⁹ bytes)."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 1e9
+    import resource  # not there on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9

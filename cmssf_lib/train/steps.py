@@ -103,7 +103,7 @@ def stop_if_not_finite(
         return
     kept = f"The last checkpoint in {run.path} is untouched. " if run.path else ""
     raise FloatingPointError(
-        f"the loss is {float(loss):.4g} and the gradient's norm {float(norm):.4g} in epoch "
+        f"the loss is {loss.item():.4g} and the gradient's norm {norm.item():.4g} in epoch "
         f"{epoch + 1}, step {step + 1}: training stopped before the step. {kept}"
         "A lower learning rate, a longer warm-up or clip=1 are the usual cures"
     )
