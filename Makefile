@@ -16,9 +16,6 @@ NOTEBOOKS ?=
 PATH_OUTSIDE := $(PATH)
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export JUPYTER_PREFER_ENV_PATH := 1
-# Threads that wait for each other sleep instead of spinning. On a machine that does something else
-# too, spinning threads keep the others from running: training was seen to be three times slower.
-export OMP_WAIT_POLICY ?= passive
 unexport PYTHONPATH PYTHONHOME
 
 .PHONY: help book test lab notebooks lint browser repository clean

@@ -26,7 +26,7 @@ from cmssf_lib.evaluate import (
 )
 from cmssf_lib.presets import PRESETS, Preset, preset
 from cmssf_lib.runs import METHODS, Run, all_runs, build, preset_of, run_config
-from cmssf_lib.train import OVERHEAD, fit
+from cmssf_lib.train import OVERHEAD, fit, peak_memory_gb
 
 #: What a shell is told: 2 for a mistake that the message explains, 130 after Ctrl-C.
 MISTAKE, INTERRUPTED = 2, 130
@@ -116,6 +116,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
     method.to("cuda" if torch.cuda.is_available() else "cpu")
     results = report(method, splits)
     print_results(results, beside=run.results)
+    print(f"peak memory: {peak_memory_gb():.2f} GB")
     if not run.results:  # trained, but stopped before the evaluation
         run.results, run.outputs = results, outputs(method, splits)
         run.save()
@@ -181,8 +182,10 @@ def train_run(chosen: Preset, method_name: str, folder: str | Path, data: str | 
     )
     run.results = report(method, splits)
     run.outputs = outputs(method, splits)
+    run.environment["peak_memory_gb"] = round(peak_memory_gb(), 2)  # evaluation included
     run.save()
     print_results(run.results)
+    print(f"peak memory, evaluation included: {peak_memory_gb():.2f} GB")
     return run
 
 

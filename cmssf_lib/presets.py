@@ -204,7 +204,7 @@ QUICK = Preset(
     vision=VisionConfig(image_size=16, width=64, depth=2, heads=4),
     text=TextConfig(width=64, depth=2, heads=4),
     cmssf=CMSSFConfig(views=ViewsConfig(shift=0.0625)),
-    train=TrainConfig(epochs=22, batch_size=128, lr=4e-3),
+    train=TrainConfig(epochs=18, batch_size=128, lr=4e-3),
 )
 
 STANDARD = Preset(
@@ -214,7 +214,7 @@ STANDARD = Preset(
     vision=VisionConfig(image_size=32, width=128, depth=2, heads=4),
     text=TextConfig(),
     cmssf=CMSSFConfig(views=ViewsConfig(shift=0.0625, flip=0.5)),
-    train=TrainConfig(epochs=12, batch_size=128, lr=2e-3),
+    train=TrainConfig(epochs=12, batch_size=128, lr=1e-3),
 )
 
 PAPER = Preset(

@@ -66,7 +66,8 @@ def test_the_outputs_hold_what_the_results_were_computed_from(trained):
 def test_evaluate_prints_the_recorded_numbers_again(trained, capsys):
     before = {p.name: p.read_bytes() for p in trained.iterdir()}
     assert cli.main(["evaluate", str(trained)]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    *lines, memory = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert memory[:2] == ["peak", "memory:"]
     assert lines[0] == ["metric", "now", "recorded"]
     assert {name for name, *_ in lines[1:]} == Run.load(trained).results.keys()
     for name, now, recorded in lines[1:]:

@@ -790,7 +790,7 @@ def test_an_image_folder_stands_in_for_torchvisions_files(torchvision, tmp_path)
     train, test = cifar10(tmp_path)
     assert (len(train), len(test)) == (20, 10)
     assert train.class_names == CIFAR10_CLASSES  # sorted names: torchvision's order
-    assert train.name == "CIFAR-10, image folder train"
+    assert train.name == "CIFAR-10, JPEG copy train"
 
 
 def test_another_image_folder_is_not_cifar10(torchvision, folder):

@@ -53,7 +53,10 @@ def cifar10(path: str | Path | None = None) -> Splits:
         if (folder / CIFAR10.base_folder).is_dir():
             return _torchvision_cifar10(folder)
         if all((folder / split).is_dir() for split in SPLITS):
-            splits = image_folder(folder, name="CIFAR-10, image folder")
+            # JPEG loses a little of a picture: figures made from such files have to say so.
+            lossy = next((folder / SPLITS[0]).glob("*/*.jp*g"), None) is not None
+            name = "CIFAR-10, JPEG copy" if lossy else "CIFAR-10, image folder"
+            splits = image_folder(folder, name=name)
             if len(splits.train.class_names) != 10 or splits.train.images.shape[2:] != (32, 32):
                 raise ValueError(
                     f"{folder} is not CIFAR-10: expected 10 classes of 32×32 pixels, got "

@@ -38,7 +38,7 @@ class Embeddings:
         return self.text[self.caption_index]
 
 
-def embed(method: "CMSSF", data: "ImageTextData", batch_size: int = 512) -> Embeddings:
+def embed(method: "CMSSF", data: "ImageTextData", batch_size: int = 256) -> Embeddings:
     """Embed all pictures and all different captions of a data set.
 
     Pictures are shown as they are, without random views, in evaluation mode and without
@@ -67,21 +67,21 @@ def embed(method: "CMSSF", data: "ImageTextData", batch_size: int = 512) -> Embe
 
 
 def embed_features(
-    method: "CMSSF", data: "ImageTextData", batch_size: int = 512
+    method: "CMSSF", data: "ImageTextData", batch_size: int = 256
 ) -> Float[Tensor, "n width"]:
     """Return what the image encoder makes of each picture, without the projection head."""
     return _in_batches(method, method.features, data.images, batch_size)
 
 
 def embed_images(
-    method: "CMSSF", data: "ImageTextData", batch_size: int = 512
+    method: "CMSSF", data: "ImageTextData", batch_size: int = 256
 ) -> Float[Tensor, "n dim"]:
     """Return each picture's place in the shared space."""
     return _in_batches(method, method.encode_image, data.images, batch_size)
 
 
 def embed_texts(
-    method: "CMSSF", captions: Sequence[str], batch_size: int = 512
+    method: "CMSSF", captions: Sequence[str], batch_size: int = 256
 ) -> Float[Tensor, "u dim"]:
     """Return each caption's place in the shared space."""
     return _in_batches(method, method.encode_text, captions, batch_size)

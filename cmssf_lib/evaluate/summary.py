@@ -36,7 +36,7 @@ def report(
     prompts: Sequence[Sequence[str]] | None = None,
     k: int | None = None,
     pixels: bool = False,
-    batch_size: int = 512,
+    batch_size: int = 256,
 ) -> dict[str, float]:
     """Measure a trained method on the test set.
 
