@@ -199,7 +199,7 @@ class Preset:
 
 QUICK = Preset(
     name="quick",
-    minutes="about one minute on two CPU cores",
+    minutes="one to two minutes on two CPU cores",
     data=DataConfig(train=6500, validation=500, image_size=16),
     vision=VisionConfig(image_size=16, width=64, depth=2, heads=4),
     text=TextConfig(width=64, depth=2, heads=4),
