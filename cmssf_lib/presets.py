@@ -204,7 +204,7 @@ QUICK = Preset(
     vision=VisionConfig(image_size=16, width=64, depth=2, heads=4),
     text=TextConfig(width=64, depth=2, heads=4),
     cmssf=CMSSFConfig(views=ViewsConfig(shift=0.0625)),
-    train=TrainConfig(epochs=16, batch_size=128, lr=3e-3, text_lr=0.01),
+    train=TrainConfig(epochs=22, batch_size=128, lr=3e-3, text_lr=0.01),
 )
 
 STANDARD = Preset(
