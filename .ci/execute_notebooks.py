@@ -42,9 +42,7 @@ def execute(path: Path) -> None:
 
 def strip(notebook: nbformat.NotebookNode) -> None:
     """Remove what differs between two machines without meaning anything."""
-    notebook.metadata = nbformat.from_dict(
-        {"kernelspec": KERNELSPEC, "language_info": LANGUAGE}
-    )
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC, "language_info": LANGUAGE})
     for cell in notebook.cells:
         for name in ("execution", "collapsed", "scrolled", "ExecuteTime"):
             cell.metadata.pop(name, None)
