@@ -790,7 +790,7 @@ def test_an_image_folder_stands_in_for_torchvisions_files(torchvision, tmp_path)
     train, test = cifar10(tmp_path)
     assert (len(train), len(test)) == (20, 10)
     assert train.class_names == CIFAR10_CLASSES  # sorted names: torchvision's order
-    assert train.name == "CIFAR-10, JPEG copy train"
+    assert train.name == "CIFAR-10, image folder train"
 
 
 def test_another_image_folder_is_not_cifar10(torchvision, folder):
@@ -802,6 +802,7 @@ def test_another_image_folder_is_not_cifar10(torchvision, folder):
 @pytest.mark.real_data
 def test_real_cifar10_is_whole_and_read_from_the_cache(real_cifar10, monkeypatch):
     train, test = cifar10(real_cifar10)
+    assert train.name == "CIFAR-10, JPEG copy train"  # slightly lossy, and figures must say so
     assert train.images.shape == (50_000, 3, 32, 32)
     assert test.images.shape == (10_000, 3, 32, 32)
     assert train.class_names == CIFAR10_CLASSES
