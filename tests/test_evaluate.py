@@ -23,6 +23,7 @@ from cmssf_lib.evaluate import (
     classify,
     confusion,
     embed,
+    embed_features,
     embed_texts,
     exact_caption_retrieval,
     knn,
@@ -308,6 +309,20 @@ def test_prompts_fill_the_templates_with_article_and_name():
 def test_class_captions_of_enough_scenes_are_all_prompts_of_each_digit():
     captions = class_captions(digit_scenes("colour", train=4000, test=1).train)
     assert [sorted(texts) for texts in captions] == [sorted(scene_prompts(d)) for d in range(10)]
+
+
+def test_embedding_keeps_no_tokens_in_memory(monkeypatch):
+    """The encoder returns [CLS] as a view of all tokens; what is collected must be a copy of it."""
+    kept = []
+    whole = torch.cat
+    monkeypatch.setattr(torch, "cat", lambda parts, *a: kept.extend(parts) or whole(parts, *a))
+
+    class Tokens(Colours):
+        def features(self, images):
+            return torch.zeros(len(images), 65, 3)[:, 0]
+
+    embed_features(Tokens(), colour_data(10, seed=1), batch_size=5)
+    assert [part.untyped_storage().nbytes() for part in kept] == [5 * 3 * 4] * 2
 
 
 def test_zero_shot_takes_the_class_of_the_nearest_prompt(as_shipped):

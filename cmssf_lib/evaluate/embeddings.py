@@ -104,7 +104,8 @@ def _in_batches(
         for start in range(0, len(items), batch_size):
             batch = items[start : start + batch_size]
             part = encode(batch.to(device) if isinstance(batch, Tensor) else batch)
-            parts.append(part.float().cpu())
+            # A copy: [CLS] is a view, and a view keeps the tokens of the whole batch in memory.
+            parts.append(part.float().cpu().clone())
     result = torch.cat(parts)
     if not result.isfinite().all():
         broken = int((~result.isfinite().all(dim=1)).sum())
