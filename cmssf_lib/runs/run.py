@@ -20,7 +20,6 @@ import numpy as np
 from filelock import FileLock, Timeout
 from torch import nn
 
-from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import ImageTextData
 from cmssf_lib.runs.files import (
     read_json,
@@ -147,7 +146,7 @@ class Run:
             tensors = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
             write_tensors(self.path / "model.safetensors", tensors, {"format": "cmssf-weights-1"})
 
-    def method(self, data: ImageTextData) -> CMSSF:
+    def method(self, data: ImageTextData) -> nn.Module:
         """Build the run's method and fill it with its weights.
 
         Args:

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import ImageTextData
 from cmssf_lib.presets import (
+    METHODS,
     CMSSFConfig,
     DataConfig,
+    FusionConfig,
     Preset,
     TextConfig,
     TrainConfig,
@@ -24,7 +27,6 @@ from cmssf_lib.presets import (
     VisionConfig,
 )
 
-METHODS = ("cmssf",)
 PACKAGES = ("cmssf", "torch", "torchvision", "timm", "transformers", "accelerate", "numpy")
 T = TypeVar("T")
 
@@ -42,7 +44,7 @@ def run_config(preset: Preset, method: str, data: ImageTextData) -> dict[str, An
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
-    settings = {k: v for k, v in asdict(preset).items() if k not in ("name", "minutes")}
+    settings = {key: asdict(getattr(preset, key)) for key in ("data", *METHODS[method], "train")}
     # The folder of the pictures differs from machine to machine and decides nothing: the
     # fingerprint says which pictures they were.
     if settings["data"]["name"] == "cifar10":
@@ -58,6 +60,9 @@ def run_config(preset: Preset, method: str, data: ImageTextData) -> dict[str, An
 def preset_of(config: Mapping[str, Any]) -> Preset:
     """Turn a recorded configuration back into a preset.
 
+    A section that the method does not use, and a field that the recording version did not
+    have, are filled with their defaults.
+
     Raises:
         ValueError: If a field is unknown, as in a configuration of a later version.
     """
@@ -65,22 +70,20 @@ def preset_of(config: Mapping[str, Any]) -> Preset:
         name=config["preset"],
         minutes="as recorded",
         data=_dataclass(DataConfig, config["data"]),
-        vision=_dataclass(VisionConfig, config["vision"]),
-        text=_dataclass(TextConfig, config["text"]),
-        cmssf=_dataclass(
-            CMSSFConfig,
-            {**config["cmssf"], "views": _dataclass(ViewsConfig, config["cmssf"]["views"])},
-        ),
+        vision=_dataclass(VisionConfig, config.get("vision", {})),
+        text=_dataclass(TextConfig, config.get("text", {})),
+        cmssf=_dataclass(CMSSFConfig, config.get("cmssf", {})),
         train=_dataclass(TrainConfig, config["train"]),
+        fusion=_dataclass(FusionConfig, config.get("fusion", {})),
     )
 
 
-def build(config: Mapping[str, Any], data: ImageTextData) -> CMSSF:
+def build(config: Mapping[str, Any], data: ImageTextData) -> nn.Module:
     """Build a method with fresh weights.
 
     Args:
         config: From `run_config`.
-        data: The training data, for what depends on it (the tokenizer's words).
+        data: The training data, for what depends on it (the tokenizer's words, the classes).
     """
     preset = preset_of(config)
     torch.manual_seed(preset.train.seed)  # initial weights are part of what a seed decides
@@ -123,8 +126,14 @@ def _processor() -> str:
 
 
 def _dataclass(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Fill a dataclass from JSON: lists become tuples, unknown fields are an error."""
+    """Fill a dataclass from JSON: lists become tuples, unknown fields are an error.
+
+    A field called "views" is a dataclass of its own.
+    """
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(values.keys() - known):
         raise ValueError(f"unknown field(s) for {kind.__name__}: {', '.join(unknown)}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    read = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    if "views" in read:
+        read["views"] = _dataclass(ViewsConfig, read["views"])
+    return kind(**read)

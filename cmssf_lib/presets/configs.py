@@ -1,14 +1,5 @@
-"""Every number that makes a run what it is, in three sizes.
+"""The settings of data, views, encoders, CMSSF and training, as frozen dataclasses."""
 
-- ``quick``: embedded data, seconds to a minute on two CPU cores. Nothing is downloaded.
-- ``standard``: CIFAR-10 and a small vision transformer with a convolutional stem.
-- ``paper``: the source chapter's own set-up (sections 3.3 and 3.4). For a GPU.
-
-The presets are frozen: ``dataclasses.replace`` makes a changed copy, nothing changes one
-behind the reader's back.
-"""
-
-import os
 from dataclasses import dataclass, field
 
 
@@ -18,7 +9,14 @@ class DataConfig:
 
     Attributes:
         name: "digit_scenes", "cifar10" or "image_folder".
-        flavour: Of digit scenes: "plain" or "colour".
+        flavour: Of digit scenes: "plain", "colour" or "two" (two digits and a question).
+        text: What is said about a picture: "caption" (all of it, or its class) or "clue" (a true
+            sentence that leaves several classes open).
+        sound: What is heard with a digit: "none", "same" (its own telephone tone) or "any" (the
+            tone of some digit; the label is then whether it is the picture's).
+        pixel_noise: Standard deviation of the noise on the pixels, in parts of their range.
+        sound_noise: Standard deviation of the noise in the sound; a tone's two sines have
+            amplitude one half.
         train: Number of digit scenes to train on; the others take all there are.
         test: Number of digit scenes to test on.
         validation: Training pictures held out for every choice made along the way.
@@ -29,6 +27,10 @@ class DataConfig:
 
     name: str = "digit_scenes"
     flavour: str = "colour"
+    text: str = "caption"
+    sound: str = "none"
+    pixel_noise: float = 0.0
+    sound_noise: float = 0.3
     train: int = 4000
     test: int = 1000
     validation: int = 500
@@ -182,115 +184,3 @@ class TrainConfig:
     seed: int = 0
     precision: str = "no"
     checkpoint_minutes: float = 5.0
-
-
-@dataclass(frozen=True)
-class Preset:
-    """One size of everything; ``minutes`` says what a training run costs, and where."""
-
-    name: str
-    minutes: str
-    data: DataConfig
-    vision: VisionConfig
-    text: TextConfig
-    cmssf: CMSSFConfig
-    train: TrainConfig
-
-
-QUICK = Preset(
-    name="quick",
-    minutes="one to two minutes on two CPU cores",
-    data=DataConfig(train=6500, validation=500, image_size=16),
-    vision=VisionConfig(image_size=16, width=64, depth=2, heads=4),
-    text=TextConfig(width=64, depth=2, heads=4),
-    cmssf=CMSSFConfig(views=ViewsConfig(shift=0.0625)),
-    train=TrainConfig(epochs=22, batch_size=128, lr=3e-3, text_lr=0.01),
-)
-
-STANDARD = Preset(
-    name="standard",
-    minutes="minutes on one GPU, one to three hours on two CPU cores",
-    data=DataConfig(name="cifar10", validation=5000, image_size=32),
-    vision=VisionConfig(image_size=32, width=128, depth=2, heads=4),
-    text=TextConfig(),
-    cmssf=CMSSFConfig(views=ViewsConfig(shift=0.0625, flip=0.5)),
-    train=TrainConfig(epochs=12, batch_size=128, lr=1e-3),
-)
-
-PAPER = Preset(
-    name="paper",
-    minutes="hours on one GPU, days without one",
-    data=DataConfig(name="cifar10", validation=5000, image_size=32),
-    vision=VisionConfig(
-        kind="timm",
-        image_size=224,
-        patch_size=16,
-        width=384,
-        depth=12,
-        heads=6,
-        timm_name="vit_small_patch16_224.dino",
-        weights="timm",
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-    ),
-    text=TextConfig(width=256, depth=4, heads=4),
-    cmssf=CMSSFConfig(hidden=384, views=ViewsConfig(area=(0.6, 1.0), flip=0.5)),
-    train=TrainConfig(
-        epochs=100,
-        batch_size=128,
-        lr=1e-4,
-        text_lr=1.0,
-        weight_decay=0.0,
-        optimizer="adam",
-        schedule="constant",
-        warmup=0.0,
-        clip=0.0,
-    ),
-)
-
-PRESETS: dict[str, Preset] = {p.name: p for p in (QUICK, STANDARD, PAPER)}
-
-
-def preset(name: str | None = None) -> Preset:
-    """Look up a preset.
-
-    Args:
-        name: "quick", "standard" or "paper". Without it $CMSSF_PRESET decides, and without
-            that "standard" on a machine with a GPU and "quick" on any other.
-
-    Raises:
-        ValueError: If there is no such preset.
-    """
-    chosen = name or os.environ.get("CMSSF_PRESET") or _default_name()
-    if chosen not in PRESETS:
-        origin = "" if name else " (from $CMSSF_PRESET)"
-        raise ValueError(f"unknown preset {chosen!r}{origin}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[chosen]
-
-
-def _default_name() -> str:
-    import torch  # here, so that reading a preset does not load PyTorch
-
-    return "standard" if torch.cuda.is_available() else "quick"
-
-
-def start(notebook: str) -> Preset:
-    """Print what a notebook is about to run on, and return its preset.
-
-    Every notebook calls this in its first cell.
-
-    Args:
-        notebook: Its name without the ending, such as "00_quickstart".
-    """
-    import torch
-
-    chosen = preset()
-    if torch.cuda.is_available():
-        device = torch.cuda.get_device_name(0)
-        advice = "CMSSF_PRESET=paper runs the source chapter's own set-up."
-    else:
-        device = "CPU"
-        advice = "In Colab: Runtime > Change runtime type > GPU, then run this cell again."
-    print(f"{notebook}: preset {chosen.name}, {chosen.minutes}; running on {device}.")
-    print(f"Another preset: set CMSSF_PRESET to {', '.join(PRESETS)} before this cell. {advice}")
-    return chosen

@@ -1,0 +1,25 @@
+"""Losses, as pure functions of tensors: one file a family.
+
+`contrastive` compares embeddings with embeddings. A loss holds no state and draws nothing at
+random; queues, centres and scales belong to the methods.
+"""
+
+from cmssf_lib.losses.contrastive import (
+    duplicate_floor,
+    excess_loss,
+    expected_floor,
+    image_text_loss,
+    masked_loss,
+    multi_positive_loss,
+    nt_xent,
+)
+
+__all__ = [
+    "duplicate_floor",
+    "excess_loss",
+    "expected_floor",
+    "image_text_loss",
+    "masked_loss",
+    "multi_positive_loss",
+    "nt_xent",
+]
