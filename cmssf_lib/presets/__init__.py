@@ -17,6 +17,14 @@ from cmssf_lib.presets.configs import (
     VisionConfig,
 )
 from cmssf_lib.presets.fusion import FusionConfig
+from cmssf_lib.presets.methods import (
+    BYOLConfig,
+    DINOConfig,
+    MAEConfig,
+    MoCoConfig,
+    SimCLRConfig,
+    SupervisedConfig,
+)
 from cmssf_lib.presets.sizes import METHODS, PAPER, PRESETS, QUICK, STANDARD, Preset, preset, start
 
 __all__ = [
@@ -25,10 +33,16 @@ __all__ = [
     "PRESETS",
     "QUICK",
     "STANDARD",
+    "BYOLConfig",
     "CMSSFConfig",
+    "DINOConfig",
     "DataConfig",
     "FusionConfig",
+    "MAEConfig",
+    "MoCoConfig",
     "Preset",
+    "SimCLRConfig",
+    "SupervisedConfig",
     "TextConfig",
     "TrainConfig",
     "ViewsConfig",

@@ -1,0 +1,134 @@
+"""The settings of the self-supervised methods of chapters 4 to 6, and of supervised learning."""
+
+from dataclasses import dataclass, field
+
+from cmssf_lib.presets.configs import ViewsConfig
+
+
+@dataclass(frozen=True)
+class SimCLRConfig:
+    """SimCLR (chapter 5).
+
+    Attributes:
+        hidden: Width of the projection head's hidden layer.
+        dim: Dimensions in which views are compared.
+        temperature: Divides the cosine similarities.
+        views: How the two views of a picture are made.
+    """
+
+    hidden: int = 128
+    dim: int = 64
+    temperature: float = 0.2
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+
+
+@dataclass(frozen=True)
+class MoCoConfig:
+    """MoCo (chapter 5).
+
+    Attributes:
+        hidden: Width of the projection head's hidden layer.
+        dim: Dimensions in which views are compared.
+        temperature: Divides the cosine similarities.
+        queue: Number of keys that are kept as negatives; a multiple of the batch size.
+        momentum: Part of itself that the momentum encoder keeps in a step.
+        views: How the two views of a picture are made.
+    """
+
+    hidden: int = 128
+    dim: int = 64
+    temperature: float = 0.2
+    queue: int = 2048
+    momentum: float = 0.99
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+
+
+@dataclass(frozen=True)
+class BYOLConfig:
+    """BYOL (chapter 6).
+
+    Attributes:
+        hidden: Width of the hidden layer of projector and predictor.
+        dim: Dimensions of the target that is predicted.
+        momentum: Part of itself that the target network keeps in the first step; it rises to 1
+            along half a cosine.
+        views: How the two views of a picture are made.
+    """
+
+    hidden: int = 128
+    dim: int = 64
+    momentum: float = 0.99
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+
+
+@dataclass(frozen=True)
+class DINOConfig:
+    """DINO (chapter 6).
+
+    Attributes:
+        hidden: Width of the head's hidden layers.
+        bottleneck: Width just before the prototypes.
+        prototypes: Number of outputs that student and teacher agree on.
+        student_temperature: Divides the student's logits.
+        teacher_temperature: Divides the teacher's; smaller, which sharpens.
+        centre_momentum: Part of itself that the centre keeps in a step.
+        momentum: Part of itself that the teacher keeps in the first step; it rises to 1.
+        freeze_last: Part of the training during which the prototypes are not moved.
+        local_crops: Number of small views of a picture, beside two large ones.
+        local_size: Side of a small view in pixels.
+        views: How a large view is made.
+        local_views: How a small view is made.
+    """
+
+    hidden: int = 128
+    bottleneck: int = 64
+    prototypes: int = 256
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.04
+    centre_momentum: float = 0.9
+    momentum: float = 0.99
+    freeze_last: float = 0.05
+    local_crops: int = 2
+    local_size: int = 8
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    local_views: ViewsConfig = field(default_factory=ViewsConfig)
+
+
+@dataclass(frozen=True)
+class MAEConfig:
+    """Masked autoencoder (chapter 4).
+
+    Attributes:
+        mask_ratio: Part of the patches that is hidden from the encoder.
+        width: Of the decoder.
+        depth: Blocks of the decoder.
+        heads: Attention heads in each.
+        normalise: Whether each target patch is shifted and scaled to mean 0 and variance 1.
+        views: How the picture is varied before it is masked.
+    """
+
+    mask_ratio: float = 0.75
+    width: int = 48
+    depth: int = 1
+    heads: int = 4
+    normalise: bool = True
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+
+
+@dataclass(frozen=True)
+class SupervisedConfig:
+    """Learning with labels, for comparison.
+
+    Attributes:
+        loss: "cross_entropy" or "supcon".
+        hidden: Width of the projection head's hidden layer (supcon).
+        dim: Dimensions in which views are compared (supcon).
+        temperature: Divides the cosine similarities (supcon).
+        views: How a view of a picture is made.
+    """
+
+    loss: str = "cross_entropy"
+    hidden: int = 128
+    dim: int = 64
+    temperature: float = 0.1
+    views: ViewsConfig = field(default_factory=ViewsConfig)
