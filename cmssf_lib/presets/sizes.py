@@ -42,7 +42,9 @@ class Preset:
 QUICK = Preset(
     name="quick",
     minutes="one to two minutes on two CPU cores",
-    data=DataConfig(train=6500, validation=500, image_size=16),
+    # Seed 1: the settings below were chosen while the test scenes of seed 0 were looked at, so
+    # what is reported is measured on others.
+    data=DataConfig(train=6500, validation=500, image_size=16, seed=1),
     vision=VisionConfig(image_size=16, width=64, depth=2, heads=4),
     text=TextConfig(width=64, depth=2, heads=4),
     cmssf=CMSSFConfig(views=ViewsConfig(shift=0.0625)),
