@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from cmssf_lib import views as views_module
 from cmssf_lib.presets import ViewsConfig
 from cmssf_lib.views import (
     Views,
@@ -25,6 +24,7 @@ from cmssf_lib.views import (
     solarise,
     turn_hue,
 )
+from cmssf_lib.views import colours as colours_module
 
 # Every change that `Views` knows, with its full strength: what can go wrong, goes wrong here.
 CHANGES = {
@@ -382,7 +382,7 @@ def test_shift_and_turn_have_the_range_they_say():
 def test_colour_changes_are_torchvisions(name, monkeypatch):
     images = pictures(6)
     adjust = getattr(tv, f"adjust_{name}")
-    monkeypatch.setattr(views_module, "LUMA", (0.2989, 0.587, 0.114))  # torchvision's rounding
+    monkeypatch.setattr(colours_module, "LUMA", (0.2989, 0.587, 0.114))  # torchvision's rounding
     out = colour_jitter(images, **{name: 0.6}, generator=random(3))
     draw = torch.rand(6, generator=random(3))  # the first thing drawn is the factor
     factors = 1 + 0.6 * (2 * draw - 1)

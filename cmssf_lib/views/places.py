@@ -1,0 +1,100 @@
+"""Views that move pixels: crop, shift, turn, shear, flip."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from cmssf_lib.views.batch import Images, chosen
+
+
+def affine(
+    images: Images,
+    *,
+    area: tuple[float, float] = (1.0, 1.0),
+    ratio: tuple[float, float] = (1.0, 1.0),
+    shift: float = 0.0,
+    turn: float = 0.0,
+    shear: float = 0.0,
+    flip: float = 0.0,
+    size: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "b 3 rows columns"]:
+    """Crop, shift, turn, shear and flip, all in one resampling.
+
+    A crop (``area`` below 1) lies inside the picture. What a shift, a turn or a zoom out
+    (``area`` above 1) brings in from outside is black.
+
+    Args:
+        images: In [0, 1].
+        area: See `ViewsConfig`, as for all the others.
+        ratio: Width to height, drawn evenly on a log scale.
+        shift: Fraction of the side.
+        turn: Radians.
+        shear: Slope.
+        flip: Probability.
+        size: Side of the result; ``None`` keeps height and width.
+        generator: Of random numbers, on the device of the images.
+
+    Raises:
+        ValueError: If ``flip`` is not a probability.
+    """
+    b, _, h, w = images.shape
+    device = images.device
+
+    def uniform(low: float, high: float) -> Float[Tensor, " b"]:
+        return low + (high - low) * torch.rand(b, device=device, generator=generator)
+
+    kept = uniform(*area)
+    squeeze = torch.exp(uniform(math.log(ratio[0]), math.log(ratio[1])) / 2)
+    wide, high = kept.sqrt() * squeeze, kept.sqrt() / squeeze  # parts of the two sides
+    if area[1] <= 1:
+        wide, high = wide.clamp(max=1), high.clamp(max=1)
+    # A crop may lie anywhere inside; the grid runs from -1 to 1, so the room is 1 - side.
+    x = uniform(-1, 1) * (1 - wide).clamp(min=0) + 2 * uniform(-shift, shift)
+    y = uniform(-1, 1) * (1 - high).clamp(min=0) + 2 * uniform(-shift, shift)
+    angle, slope = uniform(-turn, turn), uniform(-shear, shear)
+    mirror = 1 - 2 * chosen(images, flip, generator).flatten().float()
+    cos, sin = angle.cos(), angle.sin()
+    # Rows of the map from a pixel of the view to a place in the picture. Both sides of the
+    # picture are 2 long on the grid, so what passes from one to the other is rescaled.
+    theta = torch.stack(
+        [
+            torch.stack([mirror * wide * cos, high * (slope - sin) * (h / w), x], dim=1),
+            torch.stack([mirror * wide * sin * (w / h), high * cos, y], dim=1),
+        ],
+        dim=1,
+    )  # (b, 2, 3)
+    rows, columns = (size, size) if size is not None else (h, w)
+    grid = F.affine_grid(theta, [b, 3, rows, columns], align_corners=False)
+    # Repeating the outermost pixels keeps a crop at the edge from mixing with black; what
+    # lies outside is made black after.
+    inside = (grid.abs() <= 1).all(dim=3)[:, None]  # (b, 1, rows, columns)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False) * inside
+
+
+def pixel_shift(images: Images, pixels: int, generator: torch.Generator | None = None) -> Images:
+    """Shift by whole pixels, black moving in: nothing is blurred.
+
+    Args:
+        images: In [0, 1].
+        pixels: Largest shift either way; each picture draws its own, in both directions.
+        generator: Of random numbers, on the device of the images.
+    """
+    b, _, h, w = images.shape
+    padded = F.pad(images, (pixels,) * 4)
+    draw = torch.randint(2 * pixels + 1, (2, b, 1), device=images.device, generator=generator)
+    rows = draw[0] + torch.arange(h, device=images.device)  # (b, h)
+    columns = draw[1] + torch.arange(w, device=images.device)  # (b, w)
+    picture = torch.arange(b, device=images.device)[:, None, None]
+    # Indexing with tensors around the ":" puts the channels last.
+    return padded[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def mirror(
+    images: Images, probability: float = 0.5, generator: torch.Generator | None = None
+) -> Images:
+    """Flip each picture left to right with this probability."""
+    return torch.where(chosen(images, probability, generator), images.flip(3), images)
