@@ -1,19 +1,20 @@
-"""From a picture to one vector: vision transformers of timm, and a convolutional stem."""
+"""From a picture to one vector: vision transformers of timm, and what they need around them."""
 
-import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers import PatchEmbed
+from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cmssf_lib.encoders.stem import ConvStem, choose
 from cmssf_lib.presets import VisionConfig
 from cmssf_lib.views import as_float
 
@@ -46,67 +47,106 @@ class ImageEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
     def forward(
-        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
+        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], size: int | None = None
     ) -> Float[Tensor, "b width"]:
-        """Return the [CLS] vector of each picture (uint8, or floats in [0, 1])."""
+        """Return the [CLS] vector of each picture.
+
+        Args:
+            images: uint8, or floats in [0, 1]; other sizes are resized.
+            size: Side in pixels to work at. ``None`` is the configuration's ``image_size``; a
+                smaller one gives fewer tokens (see `tokens`).
+        """
+        if size is None:
+            return self.backbone(self._pixels(images, self.config.image_size))
+        return self.tokens(images, size=size)[:, 0]
+
+    def tokens(
+        self,
+        images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"],
+        *,
+        size: int | None = None,
+        keep: Int64[Tensor, "b kept"] | None = None,
+    ) -> Float[Tensor, "b tokens width"]:
+        """Return [CLS] and the patches' tokens, of small pictures or of some patches only.
+
+        Args:
+            images: uint8, or floats in [0, 1]; other sizes are resized.
+            size: Side in pixels to work at; ``None`` for ``image_size``. The position
+                embeddings are interpolated to the new grid (DINO, as multi-crop needs it).
+            keep: For each picture, which patches are encoded; ``None`` for all. The others are
+                never looked at (MAE, section 3). A convolutional stem looks over the borders of
+                a patch and would see them: it must take its patches ``apart`` (see `ConvStem`).
+
+        Raises:
+            ValueError: If the size is no multiple of the patch, the backbone is not a vision
+                transformer with [CLS] and learned positions, or patches are left out before a
+                stem that sees them.
+        """
+        backbone, grid = self.transformer, self.grid(size)
+        pixels = self._pixels(images, size or self.config.image_size)
+        stem, position = backbone.patch_embed, backbone.pos_embed
+        if isinstance(stem, ConvStem):
+            if keep is not None and not stem.apart:
+                raise ValueError(
+                    "the stem's convolutions see the patches that are left out: set "
+                    "encoder.backbone.patch_embed.apart = True, or take kind='plain'"
+                )
+            patches = stem(pixels, keep)
+        else:  # its own forward would insist on one size
+            patches = stem.norm(stem.proj(pixels).flatten(2).transpose(1, 2))
+            patches = patches if keep is None else choose(patches, keep)
+        if grid != stem.grid_size:
+            position = resample_abs_pos_embed(position, list(grid), list(stem.grid_size))
+        place = position[:, 1:].expand(len(patches), -1, -1)
+        patches = patches + (place if keep is None else choose(place, keep))
+        cls = (backbone.cls_token + position[:, :1]).expand(len(patches), -1, -1)
+        tokens = backbone.pos_drop(torch.cat([cls, patches], dim=1))  # (b, 1 + patches, width)
+        return backbone.norm(backbone.blocks(backbone.norm_pre(tokens)))
+
+    def grid(self, size: int | None = None) -> tuple[int, int]:
+        """Return rows and columns of patches of a picture with this side in pixels.
+
+        Raises:
+            ValueError: If the size is no multiple of the patch, or as `transformer`.
+        """
+        patch = self.transformer.patch_embed.patch_size[0]
+        size = self.config.image_size if size is None else size
+        if size < patch or size % patch:
+            raise ValueError(
+                f"patches of {patch} pixels do not tile a picture of {size}: choose a multiple"
+            )
+        return size // patch, size // patch
+
+    @property
+    def transformer(self) -> Any:
+        """The backbone, if it is a vision transformer whose tokens can be chosen.
+
+        Raises:
+            ValueError: If the backbone is something else, or has no [CLS] or no learned positions.
+        """
+        model = self.backbone
+        if (
+            not isinstance(model, VisionTransformer)
+            or model.cls_token is None
+            or model.pos_embed is None
+            or model.pos_embed.shape[1] != 1 + model.patch_embed.num_patches
+        ):
+            raise ValueError(
+                f"{self.config.timm_name or type(model).__name__} has no patches to choose "
+                "from: expected a vision transformer with one [CLS] token and learned "
+                "positions, such as vit_small_patch16_224"
+            )
+        return model
+
+    def _pixels(
+        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], size: int
+    ) -> Float[Tensor, "b 3 size size"]:
+        """Bring pictures to a size and their pixels to the model's mean and deviation."""
         pixels = as_float(images)
-        size = self.config.image_size
         if pixels.shape[-2:] != (size, size):
             # The whole batch at once and on the device: 32×32 becomes 224×224 here, not on disk.
             pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
-        return self.backbone((pixels - self.mean) / self.std)
-
-
-class ConvStem(nn.Module):
-    """Four small convolutions in place of one large patch (Xiao et al. 2021, section 3).
-
-    A patch of 4×4 pixels cut out and multiplied by one matrix is a hard start for a small
-    transformer on few pictures. 3×3 convolutions that halve the picture as they go reach the
-    same number of tokens and learn in a fraction of the steps.
-
-    Batch norm learns fastest. But while training it lets the pictures of a batch see each
-    other, which a loss that compares pictures with pictures can exploit; group norm keeps each
-    picture to itself.
-
-    timm's `VisionTransformer` takes it as its ``embed_layer``, hence the arguments.
-    """
-
-    def __init__(
-        self,
-        img_size: int,
-        patch_size: int,
-        in_chans: int,
-        embed_dim: int,
-        norm: str = "batch",
-        **_: object,
-    ) -> None:
-        super().__init__()
-        if norm not in ("batch", "group"):
-            raise ValueError(f"unknown norm {norm!r}; choose 'batch' or 'group'")
-        if patch_size != 4:
-            raise ValueError(f"the convolutional stem reduces by 4; got patch_size={patch_size}")
-        self.patch_size = (patch_size, patch_size)
-        self.grid_size = (img_size // 4, img_size // 4)
-        self.num_patches = self.grid_size[0] * self.grid_size[1]
-        half = embed_dim // 2
-        layers: list[nn.Module] = []
-        for before, after, stride in (
-            (in_chans, half, 1),
-            (half, half, 2),
-            (half, embed_dim, 1),
-            (embed_dim, embed_dim, 2),
-        ):
-            groups = math.gcd(after, max(1, after // 16))  # must divide the channels
-            layers += [
-                nn.Conv2d(before, after, 3, stride, padding=1, bias=False),
-                nn.BatchNorm2d(after) if norm == "batch" else nn.GroupNorm(groups, after),
-                nn.GELU(),
-            ]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(embed_dim, embed_dim, 1))
-
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b tokens width"]:
-        """Return one token for every 4×4 pixels, row by row."""
-        return self.layers(images).flatten(2).transpose(1, 2)
+        return (pixels - self.mean) / self.std
 
 
 def _vision_transformer(config: VisionConfig) -> nn.Module:
