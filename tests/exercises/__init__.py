@@ -1,0 +1,12 @@
+"""Solutions and typical wrong answers of all exercises, a file a chapter, for test_check.py.
+
+A solution is a function; a wrong answer is (exercise, function, pattern of the hint).
+"""
+
+from exercises import chapter_00_01
+
+CHAPTERS = (chapter_00_01,)
+SOLUTIONS = {name: answer for chapter in CHAPTERS for name, answer in chapter.SOLUTIONS.items()}
+WRONG = {
+    f"{answer[0]} {name}": answer for chapter in CHAPTERS for name, answer in chapter.WRONG.items()
+}
