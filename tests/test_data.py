@@ -837,7 +837,7 @@ def test_load_takes_what_the_configuration_names(folder, torchvision, tmp_path):
 
 
 def test_load_refuses_what_it_does_not_know():
-    with pytest.raises(ValueError, match="unknown data 'imagenet'; choose 'digit_scenes'"):
+    with pytest.raises(ValueError, match="unknown data 'imagenet'; choose one of digit_scenes"):
         load(DataConfig(name="imagenet"))
     with pytest.raises(ValueError, match="needs a path"):
         load(DataConfig(name="image_folder"))

@@ -1,4 +1,4 @@
-"""The one shape all data takes: pictures, labels and captions, whole and in memory."""
+"""The one shape all data takes: pictures, labels, captions and perhaps sounds, all in memory."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int, Int64, UInt8
+from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
 
 
@@ -24,6 +24,8 @@ class ImageTextData:
         attributes: What else is known about each picture, ``(n,)`` each. For colour scenes
             "colour", "ground" and "size" are indices into the lists of `cmssf_lib.captions`,
             and "digit_id" says which handwritten digit was used.
+        sounds: ``(n, samples)``, float32, one waveform for each picture, or ``None`` where
+            nothing is heard.
     """
 
     images: UInt8[Tensor, "n 3 height width"]
@@ -32,6 +34,7 @@ class ImageTextData:
     class_names: tuple[str, ...]
     name: str = "unnamed"
     attributes: Mapping[str, Tensor] = field(default_factory=dict)
+    sounds: Float[Tensor, "n samples"] | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -68,6 +71,22 @@ class ImageTextData:
                     f"{self.name}: the attribute {key!r} has shape {tuple(value.shape)}; expected "
                     f"one value for each of {len(images)} images"
                 )
+        if self.sounds is not None:
+            self._check_sounds(self.sounds)
+
+    def _check_sounds(self, sounds: Tensor) -> None:
+        n, shape = len(self.images), tuple(sounds.shape)
+        if sounds.ndim != 2 or shape[0] != n or shape[1] == 0 or sounds.dtype != torch.float32:
+            raise ValueError(
+                f"{self.name}: sounds are float32 of shape ({n}, samples), one an image; got "
+                f"{sounds.dtype} of shape {shape}"
+            )
+        broken = (~sounds.isfinite()).any(dim=1).nonzero().flatten()
+        if len(broken):
+            raise ValueError(
+                f"{self.name}: sound {int(broken[0])} holds a value that is not finite; "
+                "every sample has to be a number"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -85,12 +104,15 @@ class ImageTextData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that change when an image, a label or a caption does."""
+        """Sixteen hexadecimal digits that change when an image, label, caption or sound does."""
         digest = hashlib.sha256()
         digest.update(repr((tuple(self.images.shape), tuple(self.class_names))).encode())
         digest.update(self.images.cpu().contiguous().numpy().data)
         digest.update(self.labels.cpu().contiguous().numpy().data)
         digest.update(repr(tuple(self.captions)).encode())  # quoted: no text passes for two
+        if self.sounds is not None:  # without them, the digits that older runs recorded
+            digest.update(repr(tuple(self.sounds.shape)).encode())
+            digest.update(self.sounds.cpu().contiguous().numpy().data)
         return digest.hexdigest()[:16]
 
     def subset(
@@ -119,6 +141,7 @@ class ImageTextData:
             labels=self.labels[chosen],
             captions=tuple(self.captions[i] for i in chosen.tolist()),
             attributes={key: value[chosen] for key, value in self.attributes.items()},
+            sounds=None if self.sounds is None else self.sounds[chosen],
         )
 
     def hold_out(self, count: int, seed: int) -> tuple["ImageTextData", "ImageTextData"]:
@@ -146,6 +169,7 @@ class ImageTextData:
             images=self.images.to(device),
             labels=self.labels.to(device),
             attributes={key: value.to(device) for key, value in self.attributes.items()},
+            sounds=None if self.sounds is None else self.sounds.to(device),
         )
 
 
@@ -167,6 +191,7 @@ class Batch:
             each of them once does all the work there is.
         caption_index: ``(b,)``, int64, where each picture's caption stands in ``captions``.
         index: ``(b,)``, int64, where each picture stands in the data.
+        sounds: ``(b, samples)``, float32, or ``None`` where nothing is heard.
     """
 
     images: UInt8[Tensor, "b 3 height width"]
@@ -174,6 +199,7 @@ class Batch:
     captions: tuple[str, ...]
     caption_index: Int64[Tensor, " b"]
     index: Int64[Tensor, " b"]
+    sounds: Float[Tensor, "b samples"] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -188,6 +214,7 @@ def make_batch(data: ImageTextData, index: Int64[Tensor, " b"]) -> Batch:
         captions=tuple(data.unique_captions[i] for i in unique.tolist()),
         caption_index=inverse,
         index=index,
+        sounds=None if data.sounds is None else data.sounds[index],
     )
 
 

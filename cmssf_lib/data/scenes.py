@@ -31,6 +31,9 @@ DTMF_HERTZ = (
     (852, 1477),
 )
 SAMPLE_RATE = 8000
+#: Of the sounds that come with scenes: seconds of the record, and of the tone at its beginning.
+#: The rest is left for a tone that comes too late.
+SOUND_SECONDS, TONE_SECONDS = 0.1, 0.05
 
 # Side of the digit as a fraction of the canvas: one range for plain scenes, and one for
 # each word in SIZES.
@@ -69,7 +72,10 @@ def digit_scenes(
         ValueError: If the flavour is unknown, or a number is too small.
     """
     if flavour not in FLAVOURS:
-        raise ValueError(f"unknown flavour {flavour!r}; choose one of {', '.join(FLAVOURS)}")
+        raise ValueError(
+            f"unknown flavour {flavour!r}; choose one of {', '.join(FLAVOURS)} "
+            "(digit_questions makes the scenes with two digits)"
+        )
     if train < 1 or test < 1 or image_size < 12:
         raise ValueError(
             f"expected at least one scene a split and 12 pixels; got train={train}, test={test}, "
@@ -101,7 +107,7 @@ def _compose(
     attributes = {"digit_id": chosen}
 
     if flavour == "plain":
-        side = _uniform(n, *PLAIN_SIDE, random)
+        side = uniform(n, *PLAIN_SIDE, random)
         images = place(ink, side, size, random).expand(n, 3, size, size)
         captions = tuple(class_caption(DIGIT_WORDS[label]) for label in labels.tolist())
     else:
@@ -150,7 +156,7 @@ def place(
         random: Draws place and turn.
     """
     n = len(ink)
-    turn = _uniform(n, -TURN, TURN, random)
+    turn = uniform(n, -TURN, TURN, random)
     centre = (2 * torch.rand(n, 2, generator=random) - 1) * (1 - side)[:, None]
     # affine_grid asks, for each pixel of the canvas, where in the digit it comes from:
     # shift the centre to the origin, turn back, divide by the side.
@@ -163,10 +169,10 @@ def place(
 
 def texture(n: int, size: int, random: torch.Generator) -> Float[Tensor, "n 1 size size"]:
     """Draw grounds of light and dark stripes, each with a direction, width and phase, and grain."""
-    angle = _uniform(n, 0, math.pi, random)[:, None, None]
-    waves = _uniform(n, 1, 3, random)[:, None, None]
-    phase = _uniform(n, 0, 2 * math.pi, random)[:, None, None]
-    strength = _uniform(n, 0, 0.15, random)[:, None, None]
+    angle = uniform(n, 0, math.pi, random)[:, None, None]
+    waves = uniform(n, 1, 3, random)[:, None, None]
+    phase = uniform(n, 0, 2 * math.pi, random)[:, None, None]
+    strength = uniform(n, 0, 0.15, random)[:, None, None]
     y, x = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
     along = x * torch.cos(angle) + y * torch.sin(angle)  # (n, size, size)
     stripes = strength * torch.sin(2 * math.pi * waves * along + phase)
@@ -175,30 +181,51 @@ def texture(n: int, size: int, random: torch.Generator) -> Float[Tensor, "n 1 si
 
 
 def tones(
-    labels: Int64[Tensor, " n"], *, seed: int = 0, seconds: float = 0.1, noise: float = 0.3
+    labels: Int64[Tensor, " n"],
+    *,
+    seed: int = 0,
+    seconds: float = 0.1,
+    noise: float = 0.3,
+    start: float = 0.0,
+    sounding: float | None = None,
 ) -> Float[Tensor, "n samples"]:
-    """Sound each digit as its telephone key: two sines, starting anywhere, with noise.
+    """Sound each digit as its telephone key: two sines of any phase, with noise.
 
     Args:
         labels: Digits 0 to 9.
         seed: Draws phases and noise.
-        seconds: Length of each tone.
-        noise: Standard deviation of the added noise; each sine has amplitude 0.5.
+        seconds: Length of each record.
+        noise: Standard deviation of the added noise; each sine has amplitude 0.5. The noise
+            is heard through the whole record.
+        start: When the tone sets in, in seconds.
+        sounding: For how many seconds it sounds; ``None`` for the rest of the record.
 
     Returns:
         Waveforms at `SAMPLE_RATE` samples a second.
 
     Raises:
-        ValueError: If a label is not a digit.
+        ValueError: If a label is not a digit, the noise is negative, or the tone does not lie
+            within the record.
     """
     if len(labels) and (labels.min() < 0 or labels.max() > 9):
         raise ValueError("only the digits 0 to 9 have a telephone tone")
+    if noise < 0:
+        raise ValueError(f"the noise is a standard deviation, at least 0; got {noise}")
     random = torch.Generator().manual_seed(seed)
     n, samples = len(labels), round(seconds * SAMPLE_RATE)
+    first = round(start * SAMPLE_RATE)
+    last = samples if sounding is None else first + round(sounding * SAMPLE_RATE)
+    if not 0 <= first <= last <= samples:
+        raise ValueError(
+            f"a tone of {sounding} s that starts at {start} s does not lie within a record of "
+            f"{seconds} s"
+        )
     time = torch.arange(samples) / SAMPLE_RATE
     hertz = torch.tensor(DTMF_HERTZ, dtype=torch.float32)[labels.cpu()]  # (n, 2)
     phase = 2 * math.pi * torch.rand(n, 2, 1, generator=random)
     waves = torch.sin(2 * math.pi * hertz[:, :, None] * time + phase)  # (n, 2, samples)
+    waves[:, :, :first] = 0
+    waves[:, :, last:] = 0
     return 0.5 * waves.sum(dim=1) + noise * torch.randn(n, samples, generator=random)
 
 
@@ -207,5 +234,6 @@ def to_uint8(images: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
 
 
-def _uniform(n: int, low: float, high: float, random: torch.Generator) -> Float[Tensor, " n"]:
+def uniform(n: int, low: float, high: float, random: torch.Generator) -> Float[Tensor, " n"]:
+    """Draw ``n`` numbers evenly between ``low`` and ``high``."""
     return low + (high - low) * torch.rand(n, generator=random)
