@@ -1,7 +1,7 @@
 """Losses, as pure functions of tensors: one file a family.
 
-`contrastive` compares embeddings with embeddings. A loss holds no state and draws nothing at
-random; queues, centres and scales belong to the methods.
+`contrastive` compares pictures with texts, `two_views` two views of a picture. A loss holds no
+state and draws nothing at random; queues, centres and scales belong to the methods.
 """
 
 from cmssf_lib.losses.contrastive import (
@@ -11,8 +11,8 @@ from cmssf_lib.losses.contrastive import (
     image_text_loss,
     masked_loss,
     multi_positive_loss,
-    nt_xent,
 )
+from cmssf_lib.losses.two_views import moco_loss, nt_xent, supcon_loss
 
 __all__ = [
     "duplicate_floor",
@@ -20,6 +20,8 @@ __all__ = [
     "expected_floor",
     "image_text_loss",
     "masked_loss",
+    "moco_loss",
     "multi_positive_loss",
     "nt_xent",
+    "supcon_loss",
 ]

@@ -1,4 +1,4 @@
-"""Contrastive losses, as pure functions of embeddings.
+"""Contrastive losses between pictures and texts, as pure functions of embeddings.
 
 Every function takes raw embeddings, normalises them to unit length itself, and returns one
 number: the mean over all rows that were asked "which of these is your partner?". All of them are
@@ -6,8 +6,8 @@ softmax cross-entropies of a matrix of cosine similarities; they differ in which
 partners and which entries are left out.
 
 Two conventions exist for the sharpness of that softmax, and both appear in the papers. SimCLR
-divides by a *temperature*; CLIP multiplies by a *logit scale*, its inverse. Each function here
-uses the convention of its paper and has no default for it.
+divides by a *temperature* (see `cmssf_lib.losses.two_views`); CLIP multiplies by a *logit
+scale*, its inverse. Each function uses the convention of its paper and has no default for it.
 """
 
 import math
@@ -18,43 +18,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 LogitScale = Float[Tensor, ""] | float
-
-
-def nt_xent(
-    a: Float[Tensor, "n dim"], b: Float[Tensor, "n dim"], temperature: float
-) -> Float[Tensor, ""]:
-    """Two-view contrastive loss: NT-Xent, "normalised temperature-scaled cross-entropy".
-
-    Each of the 2n rows looks for its other view among the 2n - 1 rows that are not itself.
-    Identical embeddings everywhere give ln(2n - 1).
-
-    Args:
-        a: Embeddings of the first views.
-        b: Embeddings of the second views; row i belongs to row i of `a`.
-        temperature: Divides the cosine similarities. Small values sharpen the softmax.
-
-    Returns:
-        The mean loss over all 2n rows.
-
-    Raises:
-        ValueError: The shapes differ, there are fewer than two pairs, or `temperature` <= 0.
-
-    References:
-        Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual
-        Representations" (SimCLR), equation 1 and algorithm 1.
-    """
-    _check_pairs(a, b)
-    if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}; it divides the similarities: give > 0.")
-    n = len(a)
-    z = F.normalize(torch.cat([a, b]), dim=1)  # (2n, dim)
-    similarity = z @ z.T / temperature  # (2n, 2n)
-    # A row is always most similar to itself. That answer teaches nothing, so it is taken away
-    # before the softmax; afterwards it would already have eaten the probability.
-    itself = torch.eye(2 * n, dtype=torch.bool, device=z.device)
-    similarity = similarity.masked_fill(itself, float("-inf"))
-    partner = torch.arange(2 * n, device=z.device).roll(n)  # row i's other view is row i ± n
-    return F.cross_entropy(similarity, partner)
 
 
 def image_text_loss(
@@ -254,7 +217,7 @@ def _logits(
     logit_scale: LogitScale,
 ) -> Float[Tensor, "batch batch"]:
     """Scaled cosine similarity of every image (rows) to every text (columns)."""
-    _check_pairs(image, text)
+    check_pairs(image, text)
     # Read the value only: `logit_scale` itself stays in the graph.
     value = float(logit_scale.detach()) if isinstance(logit_scale, Tensor) else logit_scale
     if value <= 0:
@@ -274,17 +237,30 @@ def _same_group(groups: Int[Tensor, "groups"], batch: int) -> Bool[Tensor, "batc
     return groups[:, None] == groups[None, :]
 
 
-def _check_pairs(a: Tensor, b: Tensor) -> None:
-    """Refuse what would otherwise give a number without meaning."""
-    if a.ndim != 2 or a.shape != b.shape:
-        raise ValueError(
-            f"embeddings have shapes {tuple(a.shape)} and {tuple(b.shape)}; "
-            "expected two of the same shape (pairs, dim), row i of one belonging to row i of the "
-            "other."
-        )
+def check_pairs(a: Tensor, b: Tensor) -> None:
+    """Refuse what would otherwise give a number without meaning.
+
+    Raises:
+        ValueError: If the shapes differ, or there are fewer than two pairs.
+    """
+    check_shapes(a, b)
     if len(a) < 2:
         raise ValueError(
             f"a contrastive loss needs at least two pairs, got {len(a)}: without a second pair "
             "there is no negative and the loss is 0 whatever the model does. Use a larger batch, "
             "or drop the last incomplete one."
+        )
+
+
+def check_shapes(a: Tensor, b: Tensor) -> None:
+    """Refuse embeddings that are not pairs.
+
+    Raises:
+        ValueError: If the shapes differ or are not ``(pairs, dim)``, or there is no pair.
+    """
+    if a.ndim != 2 or a.shape != b.shape or len(a) == 0:
+        raise ValueError(
+            f"embeddings have shapes {tuple(a.shape)} and {tuple(b.shape)}; "
+            "expected two of the same shape (pairs, dim), row i of one belonging to row i of the "
+            "other, and at least one pair."
         )

@@ -1,5 +1,23 @@
-"""Methods: one file a paper, each a module with `loss`, `after_step` and `features`."""
+"""Methods: one file a paper, each a module with `loss`, `after_step` and `features`.
 
+What several of them share stands beside them: `ema` is the momentum network, `collapse` what is
+logged against a collapse and read from a history, `checks` what is refused before work starts.
+"""
+
+from cmssf_lib.methods.collapse import diagnose, feature_std, rank
 from cmssf_lib.methods.ema import momentum_copy, momentum_schedule, momentum_update
+from cmssf_lib.methods.moco import MoCo
+from cmssf_lib.methods.simclr import SimCLR
+from cmssf_lib.methods.supervised import Supervised
 
-__all__ = ["momentum_copy", "momentum_schedule", "momentum_update"]
+__all__ = [
+    "MoCo",
+    "SimCLR",
+    "Supervised",
+    "diagnose",
+    "feature_std",
+    "momentum_copy",
+    "momentum_schedule",
+    "momentum_update",
+    "rank",
+]

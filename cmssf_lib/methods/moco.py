@@ -1,0 +1,136 @@
+"""MoCo: a view finds its picture's other view among a queue of earlier ones.
+
+He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning", with the
+MLP head of its second version (Chen et al. 2020, "Improved Baselines with Momentum Contrastive
+Learning").
+
+    view a → ImageEncoder    → head ──────── query ─┐
+                  ┊ EMA         ┊ EMA               ├→ InfoNCE     (gradient: upper row only)
+    view b → momentum encoder → momentum head ─ key ─┤
+                                                queue ┘ ← key, afterwards
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmssf_lib.data import Batch
+from cmssf_lib.encoders import ImageEncoder, ProjectionHead
+from cmssf_lib.losses import moco_loss
+from cmssf_lib.losses.two_views import check_temperature
+from cmssf_lib.methods.checks import check_batch, check_momentum
+from cmssf_lib.methods.collapse import spread
+from cmssf_lib.methods.ema import momentum_copy, momentum_update
+from cmssf_lib.presets import MoCoConfig, VisionConfig
+from cmssf_lib.timing import stopwatch
+from cmssf_lib.views import Views
+
+
+class MoCo(nn.Module):
+    """Learns without labels, with more negatives than a batch holds.
+
+    The loss is asymmetric, as in the paper: the first view asks, the second answers. A symmetric
+    one sees every picture twice a step and must not be compared with it at equal epochs.
+
+    Choose an encoder without batch norm (``norm="group"``). While training, batch norm lets the
+    pictures of a batch see each other; a query and its key come from the same batch, so its
+    statistics tell them from the queue. The paper shuffles the keys among several GPUs
+    against this, which on one device does nothing. The head has no norm for the same reason.
+
+    Args:
+        vision: The image encoder.
+        config: Head, temperature, queue, momentum, views.
+
+    Attributes:
+        queue: ``(config.queue, dim)``, keys of unit length, the oldest first. It begins with
+            random directions, as the paper's does.
+
+    Raises:
+        ValueError: If the temperature or the queue is not positive, the momentum not between 0
+            and 1, or the encoder's configuration inconsistent.
+    """
+
+    queue: Tensor
+
+    def __init__(self, vision: VisionConfig, config: MoCoConfig) -> None:
+        super().__init__()
+        check_temperature(config.temperature)
+        check_momentum(config.momentum)
+        if config.queue < 1:
+            raise ValueError(f"the queue holds {config.queue} keys; expected at least one batch")
+        self.config = config
+        self.views = Views(config.views)
+        self.image_encoder = ImageEncoder(vision)
+        self.head = ProjectionHead(self.image_encoder.width, config.hidden, config.dim)
+        self.momentum_encoder = momentum_copy(self.image_encoder)
+        self.momentum_head = momentum_copy(self.head)
+        # A buffer: part of state_dict, and so of every checkpoint.
+        self.register_buffer("queue", F.normalize(torch.randn(config.queue, config.dim), dim=1))
+
+    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Ask each first view for its second among the queue's keys.
+
+        Training then puts the batch's keys into the queue. Evaluation draws views as well (two
+        equal pictures would be no question), but leaves the queue as it is.
+
+        Returns:
+            "loss", which is stepped on, and what is only logged: the mean similarity of a
+            query with its own key ("positive_similarity") and with the queue's
+            ("negative_similarity"), "feature_std", "rank" and "chance" (see
+            `cmssf_lib.methods.collapse`).
+
+        Raises:
+            ValueError: If the batch holds a single picture, or, in training, the queue is not a
+                whole number of batches.
+        """
+        check_batch(batch)
+        if self.training and len(self.queue) % len(batch):
+            raise ValueError(
+                f"a queue of {len(self.queue)} keys is not a whole number of batches of "
+                f"{len(batch)}: choose a queue that is a multiple of the batch size"
+            )
+        with stopwatch("views"), torch.no_grad():
+            both = self.views(batch.images.repeat(2, 1, 1, 1))  # (2b, 3, h, w)
+        first, second = both.chunk(2)
+        query = self.head(self.features(first))  # (b, dim)
+        with torch.no_grad():
+            key = F.normalize(self.momentum_head(self.momentum_encoder(second)), dim=1)
+        queue = self.queue  # as it was: with its own key in it, a query would push that away
+        loss = moco_loss(query, key, queue, self.config.temperature)
+        if self.training:
+            # First in, first out. A new tensor: `loss` still needs the old one for its gradient.
+            self.queue = torch.cat([queue[len(key) :], key])
+        with stopwatch("logging"), torch.no_grad():
+            unit = F.normalize(query, dim=1)
+            logged = {
+                "positive_similarity": (unit * key).sum(dim=1).mean(),
+                # The mean over all pairs is the product of the means.
+                "negative_similarity": unit.mean(dim=0) @ queue.mean(dim=0),
+            }
+        return {"loss": loss, **logged, **spread(query, math.log(1 + len(queue)))}
+
+    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Return `loss`; PyTorch's wrappers for several processes call a module this way."""
+        return self.loss(batch)
+
+    def after_step(self, progress: float) -> None:
+        """Move the momentum encoder, after each step of the optimizer.
+
+        Here, and not in `loss`, because the paper's algorithm 1 has it here: once for each step,
+        also where a step is made of several losses. It is before the next key forward all the
+        same, and before the checkpoint of this step, so a run that was killed goes on exactly.
+
+        Args:
+            progress: Part of the training that is done, 0 to 1. MoCo's momentum is constant.
+        """
+        momentum_update(self.image_encoder, self.momentum_encoder, self.config.momentum)
+        momentum_update(self.head, self.momentum_head, self.config.momentum)
+
+    def features(
+        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, "b width"]:
+        """Return the image encoder's [CLS] vector: no head, no view."""
+        return self.image_encoder(images)
