@@ -22,6 +22,7 @@ class FusionConfig:
         rank: Of the bilinear form.
         hidden: Width of the hidden layer before the answer (feature and co-attention).
         max_length: Longest text in tokens, [CLS] and [SEP] counted.
+        samples: Length of every sound; 800 are 0.1 seconds at 8 kHz.
         mels: Bands of the spectrogram of a sound.
         modality_dropout: Probability that a modality is hidden from the model in a training
             step, drawn for each example; the last one is never hidden.
@@ -38,5 +39,6 @@ class FusionConfig:
     rank: int = 48
     hidden: int = 96
     max_length: int = 12
+    samples: int = 800
     mels: int = 16
     modality_dropout: float = 0.0
