@@ -74,8 +74,6 @@ def match_table() -> Float64[Tensor, "digits tones answers"]:
     Returns:
         Probabilities ``(10, 10, 2)`` that sum to one; the answers are `MATCHES`.
     """
-    joint = torch.zeros(10, 10, 2, dtype=torch.float64)
-    joint[:, :, 0] = 0.5 / 10 / 9  # seen and heard differ: nine tones for each of ten digits
-    for digit in range(10):
-        joint[digit, digit] = torch.tensor([0.0, 0.5 / 10])
-    return joint
+    same = torch.eye(10, dtype=torch.float64)
+    # Half the time one of ten pairs that match, half the time one of ninety that do not.
+    return torch.stack([0.5 * (1 - same) / 90, 0.5 * same / 10], dim=2)

@@ -7,6 +7,12 @@ No measure here looks at a label while it embeds, and none updates a weight. Whe
 used labels is another matter: class captions are labels in words.
 """
 
+from cmssf_lib.evaluate.ceilings import (
+    caption_ceiling,
+    joint_ceiling,
+    output_fusion_ceiling,
+    single_ceiling,
+)
 from cmssf_lib.evaluate.classify import (
     accuracy,
     class_captions,
@@ -31,6 +37,7 @@ from cmssf_lib.evaluate.summary import monitor, report
 __all__ = [
     "Embeddings",
     "accuracy",
+    "caption_ceiling",
     "class_captions",
     "confusion",
     "embed",
@@ -39,12 +46,15 @@ __all__ = [
     "embed_prompts",
     "embed_texts",
     "exact_caption_retrieval",
+    "joint_ceiling",
     "knn",
     "monitor",
     "nearest_pixels",
+    "output_fusion_ceiling",
     "pair_similarity",
     "report",
     "retrieval",
+    "single_ceiling",
     "zero_shot",
     "zero_shot_prompts",
     "zero_shot_prompts_from_captions",
