@@ -2,11 +2,13 @@
 
 import colorsys
 import itertools
+import math
 import re
 import shutil
 import time
 import urllib.error
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import jaxtyping
@@ -20,17 +22,29 @@ from sklearn.datasets import load_digits
 
 from cmssf_lib.captions import COLOURS, DIGIT_WORDS, GROUNDS, SIZES, class_caption, scene_caption
 from cmssf_lib.data import (
+    CIFAR10_CLUES,
+    DIGIT_CLUES,
+    MATCHES,
     ImageTextData,
     batches,
     cifar10,
+    digit_questions,
     digit_scenes,
     image_folder,
     load,
     photos,
     tones,
+    with_tones,
 )
 from cmssf_lib.data.image_text import step_seed
-from cmssf_lib.data.scenes import DTMF_HERTZ, SAMPLE_RATE, digit_split, place
+from cmssf_lib.data.scenes import (
+    DTMF_HERTZ,
+    SAMPLE_RATE,
+    SOUND_SECONDS,
+    TONE_SECONDS,
+    digit_split,
+    place,
+)
 from cmssf_lib.evaluate import nearest_pixels
 from cmssf_lib.presets import DataConfig
 
@@ -227,6 +241,68 @@ def test_data_moved_to_a_device_is_the_same_data():
     moved = data.to("cpu")
     assert moved.fingerprint == data.fingerprint
     assert torch.equal(moved.attributes["number"], data.attributes["number"])
+
+
+# --- sounds of the data -----------------------------------------------------------------------
+
+
+def with_some_sounds(data: ImageTextData) -> ImageTextData:
+    """Give each picture a record of three samples that says which one it is."""
+    return replace(data, sounds=torch.arange(3 * len(data)).float().view(-1, 3))
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize(
+    ("sounds", "message"),
+    [
+        (torch.zeros(2, 5), r"float32 of shape \(3, samples\), .*float32 of shape \(2, 5\)"),
+        (torch.zeros(3), r"got torch.float32 of shape \(3,\)"),
+        (torch.zeros(3, 0), r"of shape \(3, 0\)"),
+        (torch.zeros(3, 5, dtype=torch.float64), "got torch.float64"),
+        (torch.zeros(3, 5, dtype=torch.int16), "got torch.int16"),
+        (torch.tensor([[0.0], [float("nan")], [0.0]]), "sound 1 holds a value that is not finite"),
+        (torch.tensor([[0.0], [0.0], [float("inf")]]), "sound 2 holds a value that is not finite"),
+    ],
+)
+def test_bad_sounds_are_refused(sounds, message):
+    with pytest.raises(ValueError, match=f"^three pictures: .*{message}"):
+        ImageTextData(**GOOD, sounds=sounds)
+
+
+def test_sounds_stay_with_their_pictures():
+    data = with_some_sounds(some_data(20))
+    assert data.subset([7, 0, 7]).sounds[:, 0].tolist() == [21, 0, 21]
+    assert data.subset(data.labels == 2).sounds[:2, 0].tolist() == [6, 15]
+    for part in data.hold_out(5, seed=0):
+        assert torch.equal(part.sounds[:, 0], 3.0 * part.attributes["number"])
+    assert torch.equal(data.to("cpu").sounds, data.sounds)
+    for batch in batches(data, 6):
+        assert torch.equal(batch.sounds[:, 0], 3.0 * batch.index)
+
+
+def test_data_without_sounds_has_none_anywhere():
+    data = some_data()
+    parts = (data, data.subset([1]), data.hold_out(2, 0)[0], data.to("cpu"))
+    assert all(part.sounds is None for part in parts)
+    assert next(batches(data, 4)).sounds is None
+
+
+def test_the_fingerprint_hears_the_sounds():
+    data = some_data(4)
+    heard = with_some_sounds(data)
+    louder = heard.sounds.clone()
+    louder[3, 2] += 1e-3
+    # One long record is not several short ones of the same samples.
+    two = ImageTextData(**{**GOOD, "sounds": torch.zeros(3, 4)})
+    three = ImageTextData(**{**GOOD, "sounds": torch.zeros(3, 2)})
+    different = (data, heard, replace(heard, sounds=louder), two, three)
+    assert len({d.fingerprint for d in different}) == 5
+    assert with_some_sounds(some_data(4)).fingerprint == heard.fingerprint
+
+
+def test_data_without_sounds_keeps_the_fingerprint_that_runs_have_recorded():
+    """Written down before data had sounds; whoever changes it breaks every recorded run."""
+    assert some_data().fingerprint == "c172214531b13cb7"
 
 
 # --- batches ----------------------------------------------------------------------------------
@@ -488,6 +564,88 @@ def test_tones_follow_from_their_seed_and_start_anywhere():
 def test_only_digits_have_a_tone(label):
     with pytest.raises(ValueError, match="digits 0 to 9"):
         tones(torch.tensor([3, label]))
+
+
+def test_a_tone_can_begin_late_and_end_early():
+    labels = torch.arange(10)
+    whole = tones(labels, seed=1, noise=0)
+    part = tones(labels, seed=1, noise=0, start=0.025, sounding=0.05)
+    assert part.shape == whole.shape
+    assert not part[:, :200].any()
+    assert torch.equal(part[:, 200:600], whole[:, 200:600])
+    assert not part[:, 600:].any()
+    assert torch.equal(tones(labels, seed=1, noise=0, start=0.05)[:, 400:], whole[:, 400:])
+    assert torch.equal(tones(labels, seed=1, sounding=0.1), tones(labels, seed=1))
+    # The noise is that of the whole record, heard everywhere.
+    noise = tones(labels, seed=1) - whole
+    noisy = tones(labels, seed=1, start=0.025, sounding=0.05)
+    torch.testing.assert_close(noisy - part, noise, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "when", [{"start": -0.01}, {"start": 0.2}, {"start": 0.06, "sounding": 0.05}, {"sounding": -1}]
+)
+def test_a_tone_outside_its_record_is_refused(when):
+    with pytest.raises(ValueError, match=r"does not lie within a record of 0\.1 s"):
+        tones(torch.tensor([3]), **when)
+
+
+def test_negative_noise_is_refused():
+    with pytest.raises(ValueError, match="at least 0; got -1"):
+        tones(torch.tensor([3]), noise=-1)
+
+
+# --- scenes with a tone -----------------------------------------------------------------------
+
+
+def dialled(sounds: torch.Tensor) -> torch.Tensor:
+    """Say which key each sound is: the one whose two frequencies are strongest in it."""
+    time = torch.arange(round(TONE_SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
+    waves = torch.exp(-2j * math.pi * torch.tensor(DTMF_HERTZ)[:, :, None] * time)  # (10, 2, 400)
+    strength = torch.einsum("kft,nt->nkf", waves, sounds[:, : len(time)] + 0j).abs()
+    return strength.sum(dim=2).argmax(dim=1)
+
+
+@pytest.fixture(scope="module")
+def plain_scenes():
+    return digit_scenes("plain", train=3000, test=1).train
+
+
+def test_the_same_digit_is_seen_and_heard(plain_scenes):
+    data = with_tones(plain_scenes, "same", noise=0.3, seed=0)
+    assert data.sounds.shape == (3000, SOUND_SECONDS * SAMPLE_RATE)
+    assert torch.equal(data.labels, plain_scenes.labels)
+    assert data.captions == plain_scenes.captions
+    assert (dialled(data.sounds) == data.labels).float().mean() > 0.99
+    silence = data.sounds[:, round(TONE_SECONDS * SAMPLE_RATE) :]
+    assert silence.std() == pytest.approx(0.3, rel=0.02)  # the rest is noise
+
+
+def test_any_digit_is_heard_and_the_label_says_whether_it_is_the_one_seen(plain_scenes):
+    data = with_tones(plain_scenes, "any", noise=0.0, seed=0)
+    seen, heard = data.attributes["digit"], data.attributes["heard"]
+    assert data.class_names == MATCHES == ("different", "same")
+    assert torch.equal(seen, plain_scenes.labels)
+    assert torch.equal(dialled(data.sounds), heard)
+    assert torch.equal(data.labels, (seen == heard).long())
+    assert data.labels.float().mean() == pytest.approx(0.5, abs=5 * 0.5 / 3000**0.5)
+    # The other nine are equally frequent, so the tone alone says nothing about the answer.
+    apart = (heard - seen)[seen != heard] % 10
+    counts = apart.bincount(minlength=10)[1:].float()
+    assert ((counts - counts.mean()).abs() < 5 * counts.mean().sqrt()).all()
+
+
+def test_tones_of_scenes_follow_from_their_seed(plain_scenes):
+    first, again, other = (with_tones(plain_scenes, "any", noise=0.3, seed=s) for s in (1, 1, 2))
+    assert first.fingerprint == again.fingerprint
+    assert not torch.equal(first.labels, other.labels)
+
+
+def test_only_scenes_with_one_digit_have_a_tone(plain_scenes):
+    with pytest.raises(ValueError, match=r"^unnamed has no sound: only scenes with one digit"):
+        with_tones(some_data(), "same", noise=0.3, seed=0)
+    with pytest.raises(ValueError, match="unknown sound 'all'; choose 'same' or 'any'"):
+        with_tones(plain_scenes, "all", noise=0.3, seed=0)
 
 
 # --- image folders ----------------------------------------------------------------------------
@@ -841,6 +999,77 @@ def test_load_refuses_what_it_does_not_know():
         load(DataConfig(name="imagenet"))
     with pytest.raises(ValueError, match="needs a path"):
         load(DataConfig(name="image_folder"))
+
+
+SMALL = DataConfig(flavour="plain", train=400, test=400)
+
+
+def test_load_gives_what_every_field_asks_for():
+    for flavour in ("plain", "colour"):
+        plain = digit_scenes(flavour, train=400, test=400)
+        config = replace(SMALL, flavour=flavour, text="clue", sound="any", pixel_noise=0.1)
+        for data, scenes in zip(load(config), plain, strict=True):
+            assert set(data.captions) == set(DIGIT_CLUES)
+            for digit, caption in zip(scenes.labels.tolist(), data.captions, strict=True):
+                assert DIGIT_WORDS[digit] in DIGIT_CLUES[caption]  # of the digit, not the answer
+            assert torch.equal(data.attributes["digit"], scenes.labels)
+            assert data.class_names == MATCHES
+            change = (data.images.float() - scenes.images) / 255
+            assert 0.03 < change.std() < 0.11
+    same = load(replace(SMALL, sound="same", sound_noise=0.0)).train
+    assert torch.equal(dialled(same.sounds), same.labels)
+    assert not same.sounds[:, 400:].any()
+
+
+def test_load_asks_questions_about_two_digits():
+    loaded = load(DataConfig(flavour="two", train=30, test=20, seed=4))
+    direct = digit_questions(train=30, test=20, seed=4)
+    assert [d.fingerprint for d in loaded] == [d.fingerprint for d in direct]
+
+
+def test_load_gives_photographs_clues(torchvision, tmp_path):
+    told = load(DataConfig(name="cifar10", path=str(tmp_path), text="clue", pixel_noise=0.1))
+    assert set(told.train.captions) <= set(CIFAR10_CLUES)
+    assert told.train.class_names == CIFAR10_CLASSES
+    assert not torch.equal(told.train.images, cifar10(tmp_path).train.images)
+
+
+def test_everything_drawn_follows_from_the_seed_and_differs_between_the_splits():
+    config = replace(SMALL, text="clue", sound="any", pixel_noise=0.1)
+    first, again, other = (load(replace(config, seed=seed)) for seed in (1, 1, 2))
+    assert [d.fingerprint for d in first] == [d.fingerprint for d in again]
+    for part in ("captions", "labels", "sounds"):
+        drawn = {repr(getattr(d, part)) for splits in (first, other) for d in splits}
+        assert len(drawn) == 4, part
+
+
+def test_the_strength_of_the_noise_leaves_everything_else_alone():
+    """So that a curve over noise compares the same scenes, texts and tones."""
+    config = replace(SMALL, text="clue", sound="any")
+    quiet, loud = load(replace(config, sound_noise=0.1)), load(replace(config, pixel_noise=0.3))
+    for a, b in zip(quiet, loud, strict=True):
+        assert a.captions == b.captions
+        assert torch.equal(a.labels, b.labels)
+        assert torch.equal(a.attributes["heard"], b.attributes["heard"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"flavour": "three"}, "unknown flavour 'three'; choose one of plain, colour, two"),
+        ({"text": "poem"}, "unknown text 'poem'; choose one of caption, clue"),
+        ({"sound": "loud"}, "unknown sound 'loud'; choose one of none, same, any"),
+        ({"pixel_noise": -0.1}, "pixel_noise is a standard deviation, at least 0; got -0.1"),
+        ({"sound_noise": -0.1}, "sound_noise is a standard deviation, at least 0; got -0.1"),
+        ({"name": "cifar10", "sound": "same"}, "photographs have no sound: with .* 'cifar10'"),
+        ({"name": "image_folder", "path": "x", "sound": "any"}, "photographs have no sound"),
+        ({"flavour": "two", "sound": "same"}, "two digits have no sound: set sound='none'"),
+        ({"flavour": "two", "text": "clue"}, "is a question: set text='caption'"),
+    ],
+)
+def test_load_refuses_what_does_not_go_together(fields, message):
+    with pytest.raises(ValueError, match=message):
+        load(DataConfig(**fields))
 
 
 def test_loading_scenes_says_nothing(capfd):
