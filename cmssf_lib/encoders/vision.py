@@ -57,7 +57,7 @@ class ImageEncoder(nn.Module):
                 smaller one gives fewer tokens (see `tokens`).
         """
         if size is None:
-            return self.backbone(self._pixels(images, self.config.image_size))
+            return self.backbone((self.resized(images) - self.mean) / self.std)
         return self.tokens(images, size=size)[:, 0]
 
     def tokens(
@@ -83,7 +83,7 @@ class ImageEncoder(nn.Module):
                 stem that sees them.
         """
         backbone, grid = self.transformer, self.grid(size)
-        pixels = self._pixels(images, size or self.config.image_size)
+        pixels = (self.resized(images, size) - self.mean) / self.std
         stem, position = backbone.patch_embed, backbone.pos_embed
         if isinstance(stem, ConvStem):
             if keep is not None and not stem.apart:
@@ -138,15 +138,15 @@ class ImageEncoder(nn.Module):
             )
         return model
 
-    def _pixels(
-        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], size: int
+    def resized(
+        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], size: int | None = None
     ) -> Float[Tensor, "b 3 size size"]:
-        """Bring pictures to a size and their pixels to the model's mean and deviation."""
-        pixels = as_float(images)
-        if pixels.shape[-2:] != (size, size):
-            # The whole batch at once and on the device: 32×32 becomes 224×224 here, not on disk.
-            pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
-        return (pixels - self.mean) / self.std
+        """Return pictures in [0, 1] at a side in pixels; ``None`` for ``image_size``."""
+        pixels, size = as_float(images), self.config.image_size if size is None else size
+        if pixels.shape[-2:] == (size, size):
+            return pixels
+        # The whole batch at once and on the device: 32×32 becomes 224×224 here, not on disk.
+        return F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
 
 
 def _vision_transformer(config: VisionConfig) -> nn.Module:

@@ -1,0 +1,124 @@
+"""BYOL: predict what a slower copy of the network says about another view.
+
+Grill et al. 2020, "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning".
+
+    view a → ImageEncoder   → projector → predictor ─ prediction ─┐
+                  ┊ EMA          ┊ EMA                            ├→ 2 - 2 cos
+    view b → target encoder → target projector ────── target ─────┘  (no gradient in this row)
+
+and the same with a and b exchanged.
+"""
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from cmssf_lib.data import Batch
+from cmssf_lib.encoders import ImageEncoder
+from cmssf_lib.losses import byol_loss
+from cmssf_lib.methods.checks import check_momentum
+from cmssf_lib.methods.collapse import feature_std, rank
+from cmssf_lib.methods.ema import momentum_copy, momentum_schedule, momentum_update
+from cmssf_lib.presets import BYOLConfig, VisionConfig
+from cmssf_lib.timing import stopwatch
+from cmssf_lib.views import Views
+
+
+class BYOL(nn.Module):
+    """Learns without labels and without negatives.
+
+    A constant answer would cost nothing, and yet it is not what is learned. Three things stand
+    in its way: the predictor, which only the online network has; the gradient that stops at the
+    target; and the target's slowness. Take one away and watch "feature_std" fall to zero.
+
+    Args:
+        vision: The image encoder.
+        config: Projector and predictor, momentum, views.
+
+    Raises:
+        ValueError: If the momentum is not between 0 and 1, a width is not positive, or the
+            encoder's configuration inconsistent.
+    """
+
+    def __init__(self, vision: VisionConfig, config: BYOLConfig) -> None:
+        super().__init__()
+        check_momentum(config.momentum)
+        if config.hidden < 1 or config.dim < 1:
+            raise ValueError(
+                f"hidden and dim must be positive; got {config.hidden} and {config.dim}"
+            )
+        self.config = config
+        self.views = Views(config.views)
+        self.image_encoder = ImageEncoder(vision)
+        self.projector = mlp(self.image_encoder.width, config.hidden, config.dim)
+        self.predictor = mlp(config.dim, config.hidden, config.dim)
+        self.target_encoder = momentum_copy(self.image_encoder)
+        self.target_projector = momentum_copy(self.projector)
+
+    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Predict each view's target from the other view.
+
+        Evaluation draws views as well: two equal pictures would be no question.
+
+        Returns:
+            "loss", the mean of both directions (the paper adds them; Adam does not see the
+            factor of two), from 0 to 4; and what is only logged: "feature_std" and "rank" of the
+            targets (see `cmssf_lib.methods.collapse`). There is no "chance" here: the value of
+            a collapsed network, zero, is the goal's as well.
+
+        Raises:
+            ValueError: If the batch holds a single picture.
+        """
+        if len(batch) < 2:
+            raise ValueError(
+                f"a batch of {len(batch)}: the batch norm of projector and predictor compares "
+                "every picture with the batch's mean, which with one picture leaves nothing. "
+                "Expected at least two; use a larger batch, or drop the last incomplete one"
+            )
+        with stopwatch("views"), torch.no_grad():
+            both = self.views(batch.images.repeat(2, 1, 1, 1))  # (2b, 3, h, w)
+        a, b = self.predictor(self.projector(self.features(both))).chunk(2)  # (b, dim) each
+        with torch.no_grad():  # the stopped gradient
+            target_a, target_b = self.target_projector(self.target_encoder(both)).chunk(2)
+        loss = (byol_loss(a, target_b) + byol_loss(b, target_a)) / 2
+        with stopwatch("logging"), torch.no_grad():
+            logged = {"feature_std": feature_std(target_a), "rank": rank(target_a)}
+        return {"loss": loss, **logged}
+
+    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Return `loss`; PyTorch's wrappers for several processes call a module this way."""
+        return self.loss(batch)
+
+    def after_step(self, progress: float) -> None:
+        """Move the target towards the online network, after each step of the optimizer.
+
+        Args:
+            progress: Part of the training that is done, 0 to 1; the momentum rises with it to
+                1 (section 3.3).
+        """
+        momentum = momentum_schedule(progress, self.config.momentum)
+        momentum_update(self.image_encoder, self.target_encoder, momentum)
+        momentum_update(self.projector, self.target_projector, momentum)
+
+    def features(
+        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
+    ) -> Float[Tensor, "b width"]:
+        """Return the online encoder's [CLS] vector, all that is kept (section 3.1)."""
+        return self.image_encoder(images)
+
+
+def mlp(width: int, hidden: int, dim: int) -> nn.Sequential:
+    """Return projector or predictor: one hidden layer with a batch norm (section 3.3).
+
+    Args:
+        width: Of what comes in.
+        hidden: Of the hidden layer.
+        dim: Of what goes out.
+    """
+    return nn.Sequential(
+        # The norm brings a shift of its own.
+        nn.Linear(width, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, dim),
+    )
