@@ -16,8 +16,10 @@ from cmssf_lib.losses import (
     expected_floor,
     image_text_loss,
     masked_loss,
+    moco_loss,
     multi_positive_loss,
     nt_xent,
+    supcon_loss,
 )
 
 GROUPED = [multi_positive_loss, masked_loss, excess_loss]
@@ -397,11 +399,163 @@ def test_inputs_are_left_as_they_were():
         assert torch.equal(old, new)
 
 
+# --- a queue of negatives, and labels for partners ----------------------------------------------
+
+
+def slow_moco(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> float:
+    total = 0.0
+    for q, k in zip(query.tolist(), key.tolist(), strict=True):
+        own = math.exp(cosine(q, k) / temperature)
+        others = sum(math.exp(cosine(q, old) / temperature) for old in queue.tolist())
+        total += -math.log(own / (own + others))
+    return total / len(query)
+
+
+def slow_supcon(a: Tensor, b: Tensor, labels: Tensor, temperature: float) -> float:
+    z, y = a.tolist() + b.tolist(), labels.tolist() * 2
+    total = 0.0
+    for i in range(len(z)):
+        others = [k for k in range(len(z)) if k != i]
+        denominator = sum(math.exp(cosine(z[i], z[k]) / temperature) for k in others)
+        partners = [k for k in others if y[k] == y[i]]
+        for k in partners:
+            p = math.exp(cosine(z[i], z[k]) / temperature) / denominator
+            total += -math.log(p) / len(partners)
+    return total / len(z)
+
+
+@pytest.mark.parametrize(("n", "keys"), [(1, 1), (1, 6), (3, 2), (5, 10)])
+@pytest.mark.parametrize("temperature", [0.07, 0.5, 2.0])
+def test_moco_equals_slow_loops(n, keys, temperature):
+    query, key, queue = embeddings(n, n, 5), embeddings(n + 1, n, 5), embeddings(n + 2, keys, 5)
+    assert moco_loss(query, key, queue, temperature).item() == pytest.approx(
+        slow_moco(query, key, queue, temperature), abs=1e-10
+    )
+
+
+@pytest.mark.parametrize(
+    "labels", [[0, 0], [3, 1], [0, 1, 2, 3], [0, 0, 1, 1, 1, 2], [5, 5, 5]], ids=str
+)
+@pytest.mark.parametrize("temperature", [0.07, 0.5, 2.0])
+def test_supcon_equals_slow_loops(labels, temperature):
+    labels = torch.tensor(labels)
+    a, b = embeddings(1, len(labels), 4), embeddings(2, len(labels), 4)
+    assert supcon_loss(a, b, labels, temperature).item() == pytest.approx(
+        slow_supcon(a, b, labels, temperature), abs=1e-10
+    )
+
+
+@pytest.mark.parametrize(("n", "keys"), [(2, 1), (5, 64), (3, 2048)])
+def test_equal_embeddings_cost_the_logarithm_of_the_choices(n, keys):
+    same, queue = torch.ones(n, 8), torch.ones(keys, 8)
+    assert moco_loss(same, same, queue, 0.2).item() == pytest.approx(math.log(1 + keys), abs=1e-5)
+    labels = torch.arange(n) // 2
+    assert supcon_loss(same, same, labels, 0.2).item() == pytest.approx(
+        math.log(2 * n - 1), abs=1e-5
+    )
+
+
+def test_a_queue_at_right_angles_has_a_closed_form():
+    z = torch.eye(8)
+    assert moco_loss(z[:2], z[:2], z[2:], 0.5).item() == pytest.approx(
+        math.log(1 + 6 * math.exp(-2)), abs=1e-6
+    )
+
+
+def test_supcon_stops_at_the_entropy_of_its_targets():
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    perfect = torch.eye(3)[labels]
+    floor = sum(math.log(2 * count - 1) for count in (3, 3, 3, 2, 2, 1)) / 6
+    assert supcon_loss(perfect, perfect, labels, 0.01).item() == pytest.approx(floor, abs=1e-5)
+
+
+@given(batches_of_groups(), st.floats(0.01, 10.0))
+def test_supcon_never_falls_below_its_floor_and_is_nt_xent_without_equal_labels(batch, temperature):
+    labels, seed = batch
+    a, b = embeddings(seed, len(labels), 3), embeddings(seed + 1, len(labels), 3)
+    count = (labels[:, None] == labels[None, :]).sum(dim=1)
+    floor = (2 * count - 1).double().log().mean().item()
+    assert supcon_loss(a, b, labels, temperature).item() >= floor - 1e-6
+    distinct = torch.arange(len(labels))
+    torch.testing.assert_close(supcon_loss(a, b, distinct, temperature), nt_xent(a, b, temperature))
+
+
+@given(batches_of_groups(), st.randoms(use_true_random=False))
+def test_orders_lengths_and_names_do_not_matter_to_moco_and_supcon(batch, random):
+    labels, seed = batch
+    n = len(labels)
+    a, b, queue = embeddings(seed, n, 3), embeddings(seed + 1, n, 3), embeddings(seed + 2, 7, 3)
+    order, turned = list(range(n)), list(range(7))
+    random.shuffle(order)
+    random.shuffle(turned)
+    lengths = 0.1 + embeddings(seed + 3, n, 1).abs()
+    moco = moco_loss(a, b, queue, 0.3)
+    torch.testing.assert_close(moco, moco_loss(a[order], b[order], queue[turned], 0.3))
+    torch.testing.assert_close(moco, moco_loss(a * lengths, b / lengths, 5 * queue, 0.3))
+    supcon = supcon_loss(a, b, labels, 0.3)
+    torch.testing.assert_close(supcon, supcon_loss(a[order], b[order], labels[order], 0.3))
+    torch.testing.assert_close(supcon, supcon_loss(b, a * lengths, 1000 - 7 * labels, 0.3))
+
+
+@given(batches_of_groups(), st.sampled_from([1e-3, 0.07, 1.0, 100.0]))
+def test_moco_and_supcon_are_finite_in_single_precision(batch, temperature):
+    labels, seed = batch
+    for loss in (
+        lambda a, b: moco_loss(a, b, embeddings(seed + 2, 6, 3).float(), temperature),
+        lambda a, b: supcon_loss(a, b, labels, temperature),
+    ):
+        a = embeddings(seed, len(labels), 3).float().requires_grad_(True)
+        b = embeddings(seed + 1, len(labels), 3).float().requires_grad_(True)
+        value = loss(a, b)
+        value.backward()
+        assert value.isfinite()
+        assert a.grad.isfinite().all()
+        assert b.grad.isfinite().all()
+
+
+def test_gradients_of_moco_and_supcon_agree_with_finite_differences():
+    labels = torch.tensor([0, 1, 0, 2])
+    a, b = embeddings(1, 4, 3).requires_grad_(True), embeddings(2, 4, 3).requires_grad_(True)
+    queue = embeddings(3, 5, 3).requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda q, k, old: moco_loss(q, k, old, 0.3), (a, b, queue))
+    assert torch.autograd.gradcheck(lambda x, y: supcon_loss(x, y, labels, 0.3), (a, b))
+
+
+@pytest.mark.parametrize("queue", [(0, 4), (6, 5), (4,)], ids=str)
+def test_a_queue_that_does_not_fit_is_refused(queue, as_shipped):
+    with pytest.raises(ValueError, match=r"queue has shape .*expected \(keys, 4\)"):
+        moco_loss(torch.randn(3, 4), torch.randn(3, 4), torch.randn(*queue), 0.2)
+
+
+def test_an_empty_batch_of_queries_is_refused(as_shipped):
+    with pytest.raises(ValueError, match="at least one pair"):
+        moco_loss(torch.randn(0, 4), torch.randn(0, 4), torch.randn(6, 4), 0.2)
+
+
+@pytest.mark.parametrize("shape", [(3,), (5,), (4, 1), ()], ids=str)
+def test_labels_of_the_wrong_shape_are_refused(shape, as_shipped):
+    with pytest.raises(ValueError, match=r"labels has shape .*one number a picture: \(4,\)"):
+        supcon_loss(torch.randn(4, 4), torch.randn(4, 4), torch.zeros(shape, dtype=torch.int64), 1)
+
+
+@pytest.mark.parametrize("temperature", [math.nan, math.inf, 0.0])
+def test_a_temperature_that_is_no_positive_number_is_refused(temperature):
+    a, b = torch.randn(4, 4), torch.randn(4, 4)
+    for loss in (
+        lambda: nt_xent(a, b, temperature),
+        lambda: moco_loss(a, b, torch.randn(6, 4), temperature),
+        lambda: supcon_loss(a, b, torch.arange(4), temperature),
+    ):
+        with pytest.raises(ValueError, match=f"temperature is {temperature}.* > 0"):
+            loss()
+
+
 # --- bad input --------------------------------------------------------------------------------
 
 ALL = [
     pytest.param(lambda a, b, s=2.0: nt_xent(a, b, s), id="nt_xent"),
     pytest.param(lambda a, b, s=2.0: image_text_loss(a, b, s), id="image_text"),
+    pytest.param(lambda a, b, s=2.0: supcon_loss(a, b, torch.arange(len(a)), s), id="supcon"),
     *(
         pytest.param(
             lambda a, b, s=2.0, loss=loss: loss(a, b, torch.arange(len(a)), s), id=loss.__name__
@@ -410,6 +564,9 @@ ALL = [
     ),
 ]
 
+#: The queue holds negatives enough for a single query, so a batch of one is no mistake here.
+MOCO = pytest.param(lambda a, b, s=2.0: moco_loss(a, b, torch.randn(6, 4), s), id="moco")
+
 
 @pytest.mark.parametrize("loss", ALL)
 def test_a_batch_of_one_is_refused(loss, as_shipped):
@@ -417,14 +574,14 @@ def test_a_batch_of_one_is_refused(loss, as_shipped):
         loss(torch.randn(1, 4), torch.randn(1, 4))
 
 
-@pytest.mark.parametrize("loss", ALL)
+@pytest.mark.parametrize("loss", [*ALL, MOCO])
 @pytest.mark.parametrize("other", [(3, 4), (4, 5), (4,)], ids=str)
 def test_shapes_that_differ_are_refused(loss, other, as_shipped):
     with pytest.raises(ValueError, match=r"shapes \(4, 4\) and .*expected two of the same shape"):
         loss(torch.randn(4, 4), torch.randn(*other))
 
 
-@pytest.mark.parametrize("loss", ALL)
+@pytest.mark.parametrize("loss", [*ALL, MOCO])
 @pytest.mark.parametrize("sharpness", [0.0, -2.0])
 def test_a_temperature_or_scale_that_is_not_positive_is_refused(loss, sharpness):
     with pytest.raises(ValueError, match=rf"is {sharpness}.* > 0"):

@@ -86,8 +86,8 @@ def diagnose(row: Mapping[str, float]) -> str | None:
     Early in a training much of this is normal; a row after the first few epochs should be clean.
 
     Args:
-        row: With any of "feature_std", "rank", "loss", "chance", "teacher_entropy" and
-            "positive_similarity". What is missing is not looked at.
+        row: With any of "feature_std", "rank", "loss", "chance", "positive_similarity",
+            "teacher_entropy" and "kl" (DINO). What is missing is not looked at.
 
     Returns:
         A sentence, or ``None`` if nothing looks wrong.
@@ -101,6 +101,11 @@ def diagnose(row: Mapping[str, float]) -> str | None:
             f"the teacher's output is uniform (entropy {entropy:.2f} of at most {chance:.2f}), so "
             "the loss is pinned at ln K: the centre alone wins. Sharpen it: a lower teacher "
             "temperature, or a slower centre"
+        )
+    if entropy + row.get("kl", math.nan) < 0.01 * chance:
+        return (
+            f"teacher and student agree on one prototype for every picture (loss {loss:.3f}): the "
+            "sharpening alone wins. Centre the teacher's output, or let the centre follow faster"
         )
     if std < CONSTANT:
         return (

@@ -1,8 +1,8 @@
 """MoCo: a view finds its picture's other view among a queue of earlier ones.
 
-He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning", with the
-MLP head of its second version (Chen et al. 2020, "Improved Baselines with Momentum Contrastive
-Learning").
+He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning", with a head
+as in its third version (Chen, Xie & He 2021, "An Empirical Study of Training Self-Supervised
+Vision Transformers").
 
     view a → ImageEncoder    → head ──────── query ─┐
                   ┊ EMA         ┊ EMA               ├→ InfoNCE     (gradient: upper row only)
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmssf_lib.data import Batch
-from cmssf_lib.encoders import ImageEncoder, ProjectionHead
+from cmssf_lib.encoders import ImageEncoder
 from cmssf_lib.losses import moco_loss
 from cmssf_lib.losses.two_views import check_temperature
+from cmssf_lib.methods.byol import mlp
 from cmssf_lib.methods.checks import check_batch, check_momentum
 from cmssf_lib.methods.collapse import spread
 from cmssf_lib.methods.ema import momentum_copy, momentum_update
@@ -35,10 +36,11 @@ class MoCo(nn.Module):
     The loss is asymmetric, as in the paper: the first view asks, the second answers. A symmetric
     one sees every picture twice a step and must not be compared with it at equal epochs.
 
-    Choose an encoder without batch norm (``norm="group"``). While training, batch norm lets the
+    Prefer an encoder without batch norm (``norm="group"``). While training, batch norm lets the
     pictures of a batch see each other; a query and its key come from the same batch, so its
-    statistics tell them from the queue. The paper shuffles the keys among several GPUs
-    against this, which on one device does nothing. The head has no norm for the same reason.
+    statistics can tell them from the queue. The paper shuffles the keys among several GPUs
+    against this, which on one device does nothing. The head has a batch norm in its hidden layer
+    all the same: without it a short training keeps to a few directions (watch "rank").
 
     Args:
         vision: The image encoder.
@@ -64,7 +66,7 @@ class MoCo(nn.Module):
         self.config = config
         self.views = Views(config.views)
         self.image_encoder = ImageEncoder(vision)
-        self.head = ProjectionHead(self.image_encoder.width, config.hidden, config.dim)
+        self.head = mlp(self.image_encoder.width, config.hidden, config.dim)
         self.momentum_encoder = momentum_copy(self.image_encoder)
         self.momentum_head = momentum_copy(self.head)
         # A buffer: part of state_dict, and so of every checkpoint.
