@@ -2,9 +2,11 @@
 
 `embed` runs the encoders once; everything else is arithmetic on what it returns. `report` puts
 the measures of a finished run together, `monitor` the cheap ones of a run under way.
+`probe_report` and `fine_tune_report` measure with few labels.
 
-No measure here looks at a label while it embeds, and none updates a weight. Whether the *method*
-used labels is another matter: class captions are labels in words.
+No measure here looks at a label while it embeds, and none updates a weight of the method it is
+given: fine-tuning trains a copy. Whether the *method* used labels is another matter: class captions
+are labels in words.
 """
 
 from cmssf_lib.evaluate.ceilings import (
@@ -24,6 +26,7 @@ from cmssf_lib.evaluate.classify import (
     zero_shot_prompts,
     zero_shot_prompts_from_captions,
 )
+from cmssf_lib.evaluate.draws import few_labels
 from cmssf_lib.evaluate.embeddings import (
     Embeddings,
     embed,
@@ -31,11 +34,20 @@ from cmssf_lib.evaluate.embeddings import (
     embed_images,
     embed_texts,
 )
+from cmssf_lib.evaluate.finetune import FineTuned, fine_tune, fine_tune_report
+from cmssf_lib.evaluate.probe import (
+    Probe,
+    linear_probe,
+    pixel_features,
+    probe_report,
+)
 from cmssf_lib.evaluate.retrieve import exact_caption_retrieval, pair_similarity, retrieval
 from cmssf_lib.evaluate.summary import monitor, report
 
 __all__ = [
     "Embeddings",
+    "FineTuned",
+    "Probe",
     "accuracy",
     "caption_ceiling",
     "class_captions",
@@ -46,12 +58,18 @@ __all__ = [
     "embed_prompts",
     "embed_texts",
     "exact_caption_retrieval",
+    "few_labels",
+    "fine_tune",
+    "fine_tune_report",
     "joint_ceiling",
     "knn",
+    "linear_probe",
     "monitor",
     "nearest_pixels",
     "output_fusion_ceiling",
     "pair_similarity",
+    "pixel_features",
+    "probe_report",
     "report",
     "retrieval",
     "single_ceiling",
