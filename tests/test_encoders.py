@@ -12,7 +12,14 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
 from cmssf_lib.captions import word_tokenizer
-from cmssf_lib.encoders import ConvStem, ImageEncoder, ProjectionHead, TextEncoder, load_weights
+from cmssf_lib.encoders import (
+    ConvStem,
+    ImageEncoder,
+    ProjectionHead,
+    TextEncoder,
+    cls_attention,
+    load_weights,
+)
 from cmssf_lib.presets import TextConfig, VisionConfig
 
 SMALL = VisionConfig(kind="plain", image_size=16, patch_size=4, width=32, depth=2, heads=2)
@@ -196,6 +203,116 @@ def test_an_encoder_that_cannot_be_is_refused(change, message):
 def test_values_out_of_range_are_refused():
     with pytest.raises(ValueError, match="Divide by 255"):
         encoder()(pictures() * 255)
+
+
+# --- some tokens only -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [SMALL, STEM])
+def test_all_tokens_at_the_usual_size_are_the_backbones(config):
+    model = encoder(config)
+    images = pictures()
+    tokens = model.tokens(images)
+    close(tokens, model.backbone.forward_features((images - 0.5) / 0.25))
+    close(model(images, size=16), model(images))
+
+
+@pytest.mark.parametrize("config", [SMALL, STEM])
+def test_a_smaller_picture_has_fewer_tokens_and_interpolated_places(config):
+    """As timm itself does it when it is told that sizes vary."""
+    model = encoder(config)
+    images = pictures(side=8)
+    tokens = model.tokens(images, size=8)
+    assert tokens.shape == (4, 1 + 4, 32)
+    close(model(images, size=8), tokens[:, 0])
+    if config is SMALL:
+        varying = timm.models.vision_transformer.VisionTransformer(
+            img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=2, num_classes=0,
+            dynamic_img_size=True,
+        ).eval()  # fmt: skip
+        varying.load_state_dict(model.backbone.state_dict())
+        close(tokens, varying.forward_features((images - 0.5) / 0.25))
+    # Without being told, the encoder resizes as ever: other numbers.
+    assert model.tokens(images).shape == (4, 1 + 16, 32)
+    assert (model(images) - model(images, size=8)).abs().max() > 1e-3
+
+
+def test_interpolated_places_learn():
+    model = encoder().train()
+    model(pictures(side=8), size=8).square().sum().backward()
+    assert model.backbone.pos_embed.grad.abs().amax(dim=2).min() > 0
+
+
+@pytest.mark.parametrize("size", [0, 2, 6, -4])
+def test_a_size_that_patches_do_not_tile_is_refused(size):
+    with pytest.raises(ValueError, match=f"do not tile a picture of {size}: choose a multiple"):
+        encoder()(pictures(), size=size)
+
+
+def test_kept_tokens_are_gathered_before_the_blocks():
+    model = encoder()
+    images, keep = pictures(), torch.tensor([[3, 7], [0, 15], [8, 2], [5, 4]])
+    pixels = (images - 0.5) / 0.25
+    vit = model.backbone
+    tokens = vit.patch_embed(pixels) + vit.pos_embed[:, 1:]
+    for i in range(4):
+        alone = torch.cat([vit.cls_token[0] + vit.pos_embed[0, :1], tokens[i, keep[i]]])
+        close(model.tokens(images, keep=keep)[i], vit.norm(vit.blocks(alone[None]))[0])
+
+
+def test_a_stem_that_takes_patches_apart_sees_each_alone():
+    torch.manual_seed(0)
+    stem = ConvStem(img_size=16, patch_size=4, in_chans=3, embed_dim=32).eval()
+    images = pictures()
+    together = stem(images)
+    stem.apart = True
+    apart = stem(images)
+    assert apart.shape == together.shape
+    for row in range(4):
+        for column in range(4):
+            patch = images[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+            close(apart[:, 4 * row + column], stem.layers(patch).flatten(1))
+    assert (apart - together).abs().max() > 1e-2
+    keep = torch.tensor([[3, 7], [0, 15], [8, 2], [5, 4]])
+    close(stem(images, keep), apart.gather(1, keep[:, :, None].expand(-1, -1, 32)))
+
+
+def test_a_stem_that_sees_hidden_patches_is_refused():
+    keep = torch.zeros(4, 2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="convolutions see the patches that are left out"):
+        encoder(STEM).tokens(pictures(), keep=keep)
+
+
+# --- attention --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [SMALL, STEM])
+def test_attention_is_the_last_blocks(config):
+    """Taken from timm itself, with its fused kernel switched off."""
+    model = encoder(config)
+    images = pictures()
+    attention = model.backbone.blocks[-1].attn
+    attention.fused_attn = False
+    seen = []
+    attention.attn_drop.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    model(images)
+    expected = seen[0][:, :, 0, 1:].reshape(4, 2, 4, 4)
+    attention.fused_attn = True
+    close(cls_attention(model, images), expected)
+    close(seen[0].sum(dim=3), torch.ones(4, 2, 17))
+
+
+def test_attention_at_another_size_and_without_a_trace():
+    model = encoder()
+    maps = cls_attention(model, pictures(side=32), size=32)
+    assert maps.shape == (4, 2, 8, 8)
+    assert not maps.requires_grad
+    assert not model.backbone.blocks[-1].attn._forward_pre_hooks
+
+
+def test_a_network_without_attention_has_no_map():
+    with pytest.raises(ValueError, match="resnet18 has no patches to choose from"):
+        cls_attention(encoder(dataclasses.replace(TIMM, timm_name="resnet18")), pictures())
 
 
 # --- weights ----------------------------------------------------------------------------------

@@ -19,7 +19,10 @@ from cmssf_lib.views import (
     colour_jitter,
     grey,
     greyscale,
+    kept_patches,
     mirror,
+    multi_crop,
+    patch_mask,
     pixel_shift,
     solarise,
     turn_hue,
@@ -471,3 +474,99 @@ def test_views_are_made_where_the_pictures_are():
     images = pictures().cuda()
     generator = torch.Generator("cuda").manual_seed(0)
     assert Views(ViewsConfig(**EVERYTHING))(images, generator).device == images.device
+
+
+# --- several views, and masks -----------------------------------------------------------------
+
+CROP = ViewsConfig(area=(0.6, 1.0), flip=0.5, brightness=0.4)
+LOCAL = ViewsConfig(area=(0.1, 0.5), flip=0.5)
+
+
+def test_a_view_of_another_size_is_a_resampled_one():
+    images = smooth(4, 32)
+    out = Views(ViewsConfig())(images, size=16)
+    torch.testing.assert_close(out, F.avg_pool2d(images, 2), atol=1e-5, rtol=0)
+    assert torch.equal(Views(ViewsConfig())(images, size=32), images)
+    assert Views(ViewsConfig(shift=0.2))(images, size=8).shape == (4, 3, 8, 8)
+
+
+@pytest.mark.parametrize("local_crops", [0, 1, 5])
+def test_multi_crop_gives_two_large_views_and_the_small_ones(local_crops):
+    images = pictures(6, 16, 16)
+    views = multi_crop(images, CROP, LOCAL, local_size=8, local_crops=local_crops)
+    assert [tuple(v.shape) for v in views] == [(6, 3, 16, 16)] * 2 + [(6, 3, 8, 8)] * local_crops
+    flat = [v.flatten().tolist() for v in views]
+    assert all(flat[i] != flat[j] for i in range(len(flat)) for j in range(i))
+
+
+def test_each_row_of_each_view_shows_its_own_picture():
+    grey_levels = torch.linspace(0.2, 0.8, 7).view(7, 1, 1, 1).expand(7, 3, 16, 16)
+    place = ViewsConfig(area=(0.3, 0.9), flip=0.5)
+    for view in multi_crop(grey_levels, place, place, local_size=8, local_crops=3):
+        torch.testing.assert_close(view.mean(dim=(1, 2, 3)), grey_levels[:, 0, 0, 0])
+
+
+def test_multi_crop_draws_for_each_view_of_each_picture():
+    same = pictures(1, 16, 16).expand(10, 3, 16, 16)
+    views = multi_crop(same, CROP, LOCAL, local_size=8, local_crops=4, generator=random(0))
+    assert len(torch.cat(views[:2]).flatten(1).unique(dim=0)) == 20
+    assert len(torch.cat(views[2:]).flatten(1).unique(dim=0)) == 40
+
+
+def test_equal_generators_give_equal_crops_and_masks():
+    images = pictures(6, 16, 16)
+    first, again, other = (
+        multi_crop(images, CROP, LOCAL, local_size=8, local_crops=3, generator=random(s))
+        for s in (1, 1, 2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    masks = [patch_mask(6, 16, 0.75, generator=random(s))[1] for s in (1, 1, 2)]
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+
+
+@pytest.mark.parametrize("change", [{"local_crops": -1}, {"local_size": 0}])
+def test_a_multi_crop_that_cannot_be_is_refused(change):
+    with pytest.raises(ValueError, match="expected local_crops of at least 0"):
+        multi_crop(pictures(), CROP, LOCAL, **{"local_size": 8, "local_crops": 2} | change)
+
+
+@given(
+    b=st.integers(0, 5),
+    patches=st.integers(2, 70),
+    ratio=st.floats(0.01, 0.99),
+    seed=st.integers(0, 99),
+)
+def test_a_mask_hides_what_is_not_kept(b, patches, ratio, seed):
+    visible = math.floor(patches * (1 - ratio) + 1e-6)
+    if not 0 < visible < patches:
+        with pytest.raises(ValueError, match=f"leaves {visible} of {patches} patches visible"):
+            kept_patches(patches, ratio)
+        return
+    keep, mask = patch_mask(b, patches, ratio, generator=random(seed))
+    assert keep.shape == (b, visible)
+    assert mask.shape == (b, patches)
+    for row, hidden in zip(keep.tolist(), mask.tolist(), strict=True):
+        assert sorted(row) == [i for i, h in enumerate(hidden) if not h]
+        assert len(set(row)) == visible
+
+
+def test_every_patch_is_hidden_equally_often():
+    mask = patch_mask(8000, 16, 0.75, generator=random(0))[1]
+    assert mask.float().mean(dim=0).sub(0.75).abs().max() < 0.025  # five standard deviations
+    # And independently of the others: 1820 ways to keep 4 of 16, all of them likely.
+    assert len(mask.unique(dim=0)) > 1700
+
+
+def test_a_ratio_is_taken_exactly():
+    """In floats 10 · (1 - 0.9) is a little under 1."""
+    assert kept_patches(10, 0.9) == 1
+    assert kept_patches(64, 0.75) == 16
+    assert kept_patches(16, 0.7) == 4
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.5, 1.5, math.nan])
+def test_a_ratio_outside_zero_to_one_is_refused(ratio):
+    with pytest.raises(ValueError, match="between 0 and 1, both excluded"):
+        patch_mask(2, 16, ratio)
