@@ -4,13 +4,19 @@ What several of them share stands beside them: `ema` is the momentum network, `c
 logged against a collapse and read from a history, `checks` what is refused before work starts.
 """
 
+from cmssf_lib.methods.byol import BYOL
 from cmssf_lib.methods.collapse import diagnose, feature_std, rank
+from cmssf_lib.methods.dino import DINO
 from cmssf_lib.methods.ema import momentum_copy, momentum_schedule, momentum_update
+from cmssf_lib.methods.mae import MAE
 from cmssf_lib.methods.moco import MoCo
 from cmssf_lib.methods.simclr import SimCLR
 from cmssf_lib.methods.supervised import Supervised
 
 __all__ = [
+    "BYOL",
+    "DINO",
+    "MAE",
     "MoCo",
     "SimCLR",
     "Supervised",
