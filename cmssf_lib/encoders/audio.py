@@ -64,7 +64,8 @@ def log_mel(
     points = 2 ** math.ceil(math.log2(2 * window))
     fade = torch.hann_window(window, dtype=waveforms.dtype, device=waveforms.device)
     cut = waveforms.unfold(1, window, hop) * fade  # (b, frames, window)
-    power = torch.fft.rfft(cut, n=points).abs().square() / fade.square().sum()
+    spectrum = torch.view_as_real(torch.fft.rfft(cut, n=points))  # (b, frames, frequencies, 2)
+    power = spectrum.square().sum(dim=-1) / fade.square().sum()
     filters = mel_filters(mels, points, sample_rate, low, high).to(power)  # (mels, frequencies)
     return (power @ filters.T + FLOOR).log().transpose(1, 2)
 

@@ -1,7 +1,7 @@
 """Early fusion: the raw modalities are joined first, and one encoder sees them all."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -79,11 +79,11 @@ class EarlyFusion(nn.Module):
     ) -> tuple[Float[Tensor, "b n width"], Bool[Tensor, "b n"]]:
         """All planes in one stack; those of a missing modality are zero."""
         streams = each_present(self.streams, inputs, presence)
-        missing = torch.zeros(len(presence), 0, *self.config.image_size, device=presence.device)
+        size = (len(presence), *self.config.image_size)
         planes = [
             streams[name][0]
             if name in streams
-            else missing.new_zeros(len(presence), PLANES[name], *self.config.image_size)
+            else torch.zeros(size[0], PLANES[name], *size[1:], device=presence.device)
             for name in self.config.modalities
         ]
         # The stem's own `forward` promises three planes; its layers take as many as they have.
@@ -109,7 +109,7 @@ class Planes(nn.Module):
         if name == "text":
             self.word = nn.Embedding(vocabulary, TEXT_PLANES)
 
-    def forward(self, value: Tensor) -> Float[Tensor, "b planes h w"]:
+    def forward(self, value: Shaped[Tensor, "b ..."]) -> Float[Tensor, "b planes h w"]:
         """Return the colours, the spectrogram stretched, or the mean word in every pixel."""
         size = self.config.image_size
         if self.name == "image":

@@ -1,7 +1,7 @@
 """How each modality becomes tokens, and tokens one vector."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor, nn
 
 from cmssf_lib.encoders import AudioTokens, ConvStem
@@ -10,7 +10,9 @@ from cmssf_lib.fusion.inputs import Inputs
 from cmssf_lib.presets import FusionConfig
 from cmssf_lib.views import as_float
 
+Images = UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
 Tokens = tuple[Float[Tensor, "b n width"], Bool[Tensor, "b n"]]
+Parts = tuple[Shaped[Tensor, "b ..."], ...]
 
 
 class ImageTokens(nn.Module):
@@ -27,7 +29,7 @@ class ImageTokens(nn.Module):
         count = (self.size[0] // 4) * (self.size[1] // 4)
         self.position = nn.Parameter(torch.randn(1, count, config.width) * config.width**-0.5)
 
-    def forward(self, images: Tensor) -> Tokens:
+    def forward(self, images: Images) -> Tokens:
         """Return tokens row by row, all of them real."""
         tokens = self.stem(2 * pixels(images, self.size) - 1) + self.position
         return tokens, all_real(tokens)
@@ -48,7 +50,7 @@ class TextTokens(nn.Module):
         self.position = nn.Parameter(torch.randn(1, config.max_length, width) * width**-0.5)
         nn.init.normal_(self.word.weight, std=width**-0.5)
 
-    def forward(self, ids: Tensor) -> Tokens:
+    def forward(self, ids: Int64[Tensor, "b n"]) -> Tokens:
         """Return tokens in their order; padding is not real."""
         length = self.position.shape[1]
         real = words(ids, self.word.num_embeddings, length)
@@ -66,7 +68,7 @@ class SoundTokens(nn.Module):
         super().__init__()
         self.frames = AudioTokens(config.width, config.mels, config.samples)
 
-    def forward(self, waveforms: Tensor) -> Tokens:
+    def forward(self, waveforms: Float[Tensor, "b samples"]) -> Tokens:
         """Return tokens in their order, all of them real."""
         tokens = self.frames(waveforms)
         return tokens, all_real(tokens)
@@ -88,7 +90,7 @@ class StreamEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, value: Tensor) -> Float[Tensor, "b width"]:
+    def forward(self, value: Shaped[Tensor, "b ..."]) -> Float[Tensor, "b width"]:
         """Return the [CLS] vector of each example."""
         tokens, real = with_cls(self.cls, *self.stream(value))
         for block in self.blocks:
@@ -105,7 +107,7 @@ def make_stream(config: FusionConfig, name: str, vocabulary: int) -> nn.Module:
 
 def each_present(
     modules: nn.ModuleDict, inputs: Inputs, presence: Bool[Tensor, "b m"]
-) -> dict[str, tuple[Tensor, ...]]:
+) -> dict[str, Parts]:
     """Run each modality's module on the examples that have it, and on no other.
 
     So what stands in the place of a missing modality can neither reach the answer nor the
@@ -115,7 +117,7 @@ def each_present(
         For each modality that any example has, what its module returned, with zeros (and
         "not real") in the rows of the others.
     """
-    out: dict[str, tuple[Tensor, ...]] = {}
+    out: dict[str, Parts] = {}
     for i, (name, module) in enumerate(modules.items()):
         here = presence[:, i]
         if here.any():
@@ -125,7 +127,7 @@ def each_present(
     return out
 
 
-def spread(rows: Tensor, here: Bool[Tensor, " b"]) -> Tensor:
+def spread(rows: Shaped[Tensor, "k ..."], here: Bool[Tensor, " b"]) -> Shaped[Tensor, "b ..."]:
     """Put the rows where ``here`` is true, and zeros elsewhere."""
     if len(rows) == len(here):
         return rows
@@ -144,7 +146,7 @@ def with_cls(
     return tokens, torch.cat([torch.ones_like(real[:, :1]), real], dim=1)
 
 
-def pixels(images: Tensor, size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
+def pixels(images: Images, size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
     """Turn pictures into floats in [0, 1], and refuse those of another size."""
     if images.ndim == 4 and tuple(images.shape[2:]) != size:
         raise ValueError(
@@ -154,7 +156,7 @@ def pixels(images: Tensor, size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
     return as_float(images)
 
 
-def words(ids: Tensor, vocabulary: int, length: int) -> Bool[Tensor, "b n"]:
+def words(ids: Int64[Tensor, "b n"], vocabulary: int, length: int) -> Bool[Tensor, "b n"]:
     """Check token ids and say which are words and not padding."""
     if ids.ndim != 2 or ids.dtype != torch.int64:
         raise ValueError(
