@@ -350,6 +350,17 @@ def test_shared_weights_are_one_set_and_separate_are_two():
     assert count[1] - count[0] == 4 * (16 * 16 + 16) + 2 * 16  # q, k, v, out, and a norm
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_norms_stand_where_they_are_told_to(norm_first):
+    """After a layer with the norms last, a token's numbers have mean 0 and variance 1."""
+    torch.manual_seed(0)
+    layer = CoAttentionLayer(16, 2, False, norm_first=norm_first)
+    a, _, _ = layer(3 + 5 * torch.randn(2, 5, 16), torch.randn(2, 4, 16))
+    assert (a.mean(dim=2).abs().max() < 1e-5) != norm_first
+    model = model_of("coattention", "shared", norm_first=norm_first)
+    assert any(isinstance(norm, torch.nn.LayerNorm) for norm in model.norms) == norm_first
+
+
 def test_both_looks_across_start_from_the_streams_before_the_layer():
     """With shared weights and equal streams nothing tells them apart: the maps must be equal."""
     torch.manual_seed(0)
@@ -654,6 +665,8 @@ def test_what_predict_refuses():
     with pytest.raises(ValueError, match="the data has none"):
         method.predict(tiny_data(sounds=False))
     assert method.training  # also after an error
+    with pytest.raises(ValueError, match="only late fusion can change its rule"):
+        method.predict(data, rule="mean")
     with pytest.raises(ValueError, match="only late fusion has a rule to fit"):
         method.fit_rule(data)
 
@@ -665,7 +678,10 @@ def test_late_fusion_trains_before_its_rule_is_fitted(rule, tmp_path):
     fit(method, data, TRAIN, progress=False)
     with pytest.raises(RuntimeError, match="has not been fitted"):
         method.predict(data)
+    early_answer = method.predict(data, rule="mean")
     method.fit_rule(data, batch_size=20)
+    torch.testing.assert_close(method.predict(data, rule="mean"), early_answer)
+    assert torch.equal(method.predict(data, rule=rule), method.predict(data))
     accuracy = (method.predict(data).argmax(dim=1) == data.labels).float().mean()
     assert accuracy > 0.9
     other = method_of("late", rule, data, seed=1)

@@ -117,6 +117,7 @@ class FusionClassifier(nn.Module):
         *,
         present: Mapping[str, Tensor] | None = None,
         hide: Sequence[str] = (),
+        rule: str | None = None,
         batch_size: int = 512,
     ) -> Float[Tensor, "n classes"]:
         """Answer for every example, in evaluation mode.
@@ -125,19 +126,28 @@ class FusionClassifier(nn.Module):
             data: On any device.
             present: For a modality, ``(n,)`` bool: which examples have it.
             hide: Modalities that are missing for all.
+            rule: Of late fusion, in place of the configuration's.
             batch_size: Does not change the result.
 
         Returns:
             Log-probabilities, on the data's device.
 
         Raises:
-            ValueError: As the model's `gather`; a mask must be as long as the data.
+            ValueError: As the model's `gather`; a mask must be as long as the data; only late
+                fusion takes a rule.
             RuntimeError: If the rule of a late fusion has not been fitted.
         """
-        answers = [
-            self.model(inputs, masks).log_softmax(dim=1)
-            for inputs, masks in self._evaluation(data, present or {}, hide, batch_size)
-        ]
+        model, answers = self.model, []
+        if rule is not None and not isinstance(model, LateFusion):
+            raise ValueError(
+                f"only late fusion can change its rule after training; this is {self.config.kind}"
+            )
+        for inputs, masks in self._evaluation(data, present or {}, hide, batch_size):
+            if rule is not None and isinstance(model, LateFusion):
+                answer = model.combine(*model.log_probabilities(inputs, masks), rule)
+            else:
+                answer = model(inputs, masks)
+            answers.append(answer.log_softmax(dim=1))
         return torch.cat(answers).to(data.images.device)
 
     @torch.no_grad()

@@ -18,13 +18,15 @@ class CrossAttention(nn.Module):
     Args:
         width: Length of a token.
         heads: Attention heads.
+        norm_first: Normalise what goes into the attention, and not the sum that comes out.
 
     References:
         Tan and Bansal 2019, "LXMERT", section 2.2; the norm comes last, as in BERT.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, norm_first: bool = False) -> None:
         super().__init__()
+        self.norm_first = norm_first
         self.attention = Attention(width, heads)
         self.norm = nn.LayerNorm(width, eps=1e-12)  # BERT's
 
@@ -35,21 +37,30 @@ class CrossAttention(nn.Module):
         real: Bool[Tensor, "b k"] | None = None,
     ) -> tuple[Float[Tensor, "b n width"], Float[Tensor, "b heads n k"]]:
         """Return the tokens ``x`` after a look at ``context``, and the attention weights."""
+        if self.norm_first:
+            gathered, weights = self.attention(self.norm(x), self.norm(context), real)
+            return x + gathered, weights
         gathered, weights = self.attention(x, context, real)
         return self.norm(x + gathered), weights
 
 
 class FeedForward(nn.Module):
-    """Each token thinks for itself: an MLP, plus what was there before, normalised."""
+    """Each token thinks for itself: an MLP, plus what was there before, normalised.
 
-    def __init__(self, width: int) -> None:
+    Args:
+        width: Length of a token.
+        norm_first: Normalise what goes into the MLP, and not the sum that comes out.
+    """
+
+    def __init__(self, width: int, *, norm_first: bool = False) -> None:
         super().__init__()
+        self.norm_first = norm_first
         self.mlp = mlp(width, 4 * width, width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
 
     def forward(self, x: Float[Tensor, "b n width"]) -> Float[Tensor, "b n width"]:
         """Return the tokens after it."""
-        return self.norm(x + self.mlp(x))
+        return x + self.mlp(self.norm(x)) if self.norm_first else self.norm(x + self.mlp(x))
 
 
 class CoAttentionLayer(nn.Module):
@@ -64,19 +75,24 @@ class CoAttentionLayer(nn.Module):
         width: Length of a token.
         heads: Attention heads.
         shared: One set of weights for both looks across (LXMERT), or one each (ViLBERT).
+        norm_first: Put the norms before each part; both papers have them after.
 
     References:
         Lu et al. 2019, "ViLBERT", section 3.1 and figure 2b; Tan and Bansal 2019, "LXMERT",
         section 2.2.
     """
 
-    def __init__(self, width: int, heads: int, shared: bool) -> None:
+    def __init__(self, width: int, heads: int, shared: bool, *, norm_first: bool = False) -> None:
         super().__init__()
-        first = CrossAttention(width, heads)
+        one, other, *itself = (
+            CrossAttention(width, heads, norm_first=norm_first) for _ in range(4)
+        )
         # One module in two places is one set of weights.
-        self.cross = nn.ModuleList([first, first if shared else CrossAttention(width, heads)])
-        self.itself = nn.ModuleList(CrossAttention(width, heads) for _ in range(2))
-        self.feed_forward = nn.ModuleList(FeedForward(width) for _ in range(2))
+        self.cross = nn.ModuleList([one, one if shared else other])
+        self.itself = nn.ModuleList(itself)
+        self.feed_forward = nn.ModuleList(
+            FeedForward(width, norm_first=norm_first) for _ in range(2)
+        )
 
     def forward(
         self,
@@ -120,7 +136,12 @@ class CoAttention(nn.Module):
             {name: make_stream(config, name, vocabulary) for name in config.modalities}
         )
         self.layers = nn.ModuleList(
-            CoAttentionLayer(width, config.heads, shared) for _ in range(config.depth)
+            CoAttentionLayer(width, config.heads, shared, norm_first=config.norm_first)
+            for _ in range(config.depth)
+        )
+        # With the norms first, the sum that comes out of the last layer still needs one.
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(width) if config.norm_first else nn.Identity() for _ in range(2)
         )
         self.answer = mlp(2 * width, config.hidden, classes)
         self.apply(initialise)
@@ -160,6 +181,7 @@ class CoAttention(nn.Module):
         for layer in self.layers:
             a, b, weights = layer(a, b, real_a, real_b)
             maps.append(weights)
+        a, b = self.norms[0](a), self.norms[1](b)
         joined = torch.cat([mean_token(a, real_a), mean_token(b, real_b)], dim=1)
         return self.answer(joined), maps
 

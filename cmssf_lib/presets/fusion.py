@@ -20,6 +20,8 @@ class FusionConfig:
         depth: Number of transformer blocks that a token goes through.
         heads: Attention heads in each.
         rank: Of the bilinear form.
+        norm_first: In co-attention, norms before each part of a layer, which leaves the plateau
+            of the first epochs sooner, or after it, as in ViLBERT and LXMERT.
         hidden: Width of the hidden layer before the answer (feature and co-attention).
         max_length: Longest text in tokens, [CLS] and [SEP] counted.
         samples: Length of every sound; 800 are 0.1 seconds at 8 kHz.
@@ -37,6 +39,7 @@ class FusionConfig:
     depth: int = 2
     heads: int = 4
     rank: int = 48
+    norm_first: bool = True
     hidden: int = 96
     max_length: int = 12
     samples: int = 800
