@@ -200,7 +200,7 @@ class DINO(nn.Module):
         return cls_attention(self.teacher_encoder, images, size)
 
     def step_bytes(self, b: int) -> int:
-        """Estimate the memory that a step's activations take, for b pictures: a lower bound."""
+        """Estimate the memory that the activations of a step with b pictures take."""
         c, encoder = self.config, self.image_encoder
         total = 2 * bytes_a_picture(encoder, encoder, encoder.config.image_size)
         if c.local_crops:
@@ -215,7 +215,7 @@ class DINO(nn.Module):
         if needed > free:
             raise MemoryError(
                 f"two large and {self.config.local_crops} small views of {len(batch)} pictures "
-                f"take at least {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: choose "
+                f"take about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: choose "
                 "fewer local_crops, a smaller batch or a smaller local_size"
             )
         self._fitting = len(batch)
