@@ -608,12 +608,12 @@ def dialled(sounds: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def plain_scenes():
-    return digit_scenes("plain", train=3000, test=1).train
+    return digit_scenes("plain", train=12_000, test=1).train
 
 
 def test_the_same_digit_is_seen_and_heard(plain_scenes):
     data = with_tones(plain_scenes, "same", noise=0.3, seed=0)
-    assert data.sounds.shape == (3000, SOUND_SECONDS * SAMPLE_RATE)
+    assert data.sounds.shape == (12_000, SOUND_SECONDS * SAMPLE_RATE)
     assert torch.equal(data.labels, plain_scenes.labels)
     assert data.captions == plain_scenes.captions
     assert (dialled(data.sounds) == data.labels).float().mean() > 0.99
@@ -628,7 +628,7 @@ def test_any_digit_is_heard_and_the_label_says_whether_it_is_the_one_seen(plain_
     assert torch.equal(seen, plain_scenes.labels)
     assert torch.equal(dialled(data.sounds), heard)
     assert torch.equal(data.labels, (seen == heard).long())
-    assert data.labels.float().mean() == pytest.approx(0.5, abs=5 * 0.5 / 3000**0.5)
+    assert data.labels.float().mean() == pytest.approx(0.5, abs=5 * 0.5 / 12_000**0.5)
     # The other nine are equally frequent, so the tone alone says nothing about the answer.
     apart = (heard - seen)[seen != heard] % 10
     counts = apart.bincount(minlength=10)[1:].float()
@@ -639,6 +639,8 @@ def test_tones_of_scenes_follow_from_their_seed(plain_scenes):
     first, again, other = (with_tones(plain_scenes, "any", noise=0.3, seed=s) for s in (1, 1, 2))
     assert first.fingerprint == again.fingerprint
     assert not torch.equal(first.labels, other.labels)
+    silent = [with_tones(plain_scenes, "same", noise=0.0, seed=seed).sounds for seed in (1, 2)]
+    assert not torch.equal(*silent)  # phases are drawn too
 
 
 def test_only_scenes_with_one_digit_have_a_tone(plain_scenes):
