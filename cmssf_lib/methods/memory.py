@@ -4,10 +4,15 @@ from collections.abc import Callable
 
 import psutil
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 
-def bytes_a_picture(network: nn.Module, forward: Callable[[Tensor], Tensor], size: int) -> int:
+def bytes_a_picture(
+    network: nn.Module,
+    forward: Callable[[Float[Tensor, "b 3 size size"]], Float[Tensor, "b width"]],
+    size: int,
+) -> int:
     """Return the bytes that a forward pass keeps for its backward pass, for each picture.
 
     It is run on one and on two black pictures; the difference is what a picture adds. Nothing is
@@ -27,8 +32,8 @@ def bytes_a_picture(network: nn.Module, forward: Callable[[Tensor], Tensor], siz
             kept: dict[int, torch.UntypedStorage] = {}
 
             def keep(
-                tensor: Tensor, kept: dict[int, torch.UntypedStorage] = kept
-            ) -> Tensor:  # a tensor that several operations keep is there once
+                tensor: Shaped[Tensor, "..."], kept: dict[int, torch.UntypedStorage] = kept
+            ) -> Shaped[Tensor, "..."]:  # a tensor that several operations keep is there once
                 storage = tensor.untyped_storage()
                 kept[storage.data_ptr()] = storage
                 return tensor
