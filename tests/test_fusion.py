@@ -453,6 +453,17 @@ def test_single_models_are_trained_as_if_alone():
         torch.testing.assert_close(p.grad, expected)
 
 
+def test_the_loss_is_the_sum_of_cross_entropies_over_the_examples_there():
+    model, labels = model_of("late", "mean"), torch.arange(6) % CLASSES
+    inputs, here = examples(6), torch.tensor([True, True, False, True, False, True])
+    expected = sum(
+        F.cross_entropy(model.single(inputs, name)[mask], labels[mask])
+        for name, mask in zip(THREE, (here, here | True, here | True), strict=True)
+    )
+    found = model.loss(*model.log_probabilities(inputs, {"image": here}), labels)
+    torch.testing.assert_close(found, expected)
+
+
 def test_the_mean_rule_is_the_mean_of_the_probabilities_there():
     model = model_of("late", "mean")
     inputs, here = examples(3), torch.tensor([True, False, True])
@@ -484,6 +495,11 @@ def test_weights_go_to_the_model_that_is_right():
     assert model.weights.sum().item() == pytest.approx(1, abs=1e-5)
     assert (model.weights >= 0).all()
     assert model.weights[0] > 0.9
+    presence[::2, 1] = False
+    there = model.weights * presence
+    there = there / there.sum(dim=1, keepdim=True)
+    mean = (answers.exp() * there[:, :, None]).sum(dim=1)
+    torch.testing.assert_close(model.combine(answers, presence, "weighted").exp(), mean)
 
     def loss(weights):
         p = (answers.exp() * torch.tensor(weights)[:, None]).sum(dim=1)
