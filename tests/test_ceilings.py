@@ -139,10 +139,10 @@ def test_the_ceilings_of_the_two_tasks():
 
 def test_the_last_digits_of_a_table_in_single_precision_tell_nothing():
     """In float64 the same differences count: posteriors that differ give the value away."""
-    jitter = 1 + 1e-7 * torch.randn(10, 10, 2, generator=torch.Generator().manual_seed(0)).double()
+    jitter = 1 + 1e-6 * torch.randn(10, 10, 2, generator=torch.Generator().manual_seed(0)).double()
     joint = match_table() * jitter
     assert output_fusion_ceiling(joint.float()) == pytest.approx(0.5, abs=1e-5)
-    assert output_fusion_ceiling(joint) == pytest.approx(1.0)
+    assert output_fusion_ceiling(joint) > 0.9
 
 
 @pytest.mark.parametrize(
