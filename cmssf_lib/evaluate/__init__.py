@@ -35,6 +35,7 @@ from cmssf_lib.evaluate.embeddings import (
     embed_texts,
 )
 from cmssf_lib.evaluate.finetune import FineTuned, fine_tune, fine_tune_report
+from cmssf_lib.evaluate.fusion import fusion_monitor, fusion_outputs, fusion_report
 from cmssf_lib.evaluate.probe import (
     Probe,
     linear_probe,
@@ -61,6 +62,9 @@ __all__ = [
     "few_labels",
     "fine_tune",
     "fine_tune_report",
+    "fusion_monitor",
+    "fusion_outputs",
+    "fusion_report",
     "joint_ceiling",
     "knn",
     "linear_probe",

@@ -103,10 +103,20 @@ METHODS: dict[str, tuple[str, ...]] = {
 # What a method needs otherwise than CMSSF does. What is not here is the same for all.
 _QUICK_FUSION = replace(
     QUICK,
+    minutes="about a minute a model on two CPU cores",
+    # Seed 3: like the quick preset's, the numbers were chosen on scenes of another seed.
     data=DataConfig(
-        train=5000, validation=500, test=2000, text="clue", sound="same", pixel_noise=0.3
+        flavour="plain",
+        text="clue",
+        sound="same",
+        pixel_noise=0.4,
+        sound_noise=2.0,
+        train=15_500,
+        test=2000,
+        validation=500,
+        seed=3,
     ),
-    train=TrainConfig(epochs=12, batch_size=128, lr=2e-3, text_lr=1.0),
+    train=TrainConfig(epochs=3, batch_size=128, lr=2e-3, text_lr=1.0, clip=0.0),
 )
 _STANDARD_FUSION = replace(
     STANDARD,

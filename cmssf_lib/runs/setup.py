@@ -15,6 +15,7 @@ from torch import nn
 
 from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import ImageTextData
+from cmssf_lib.fusion import FusionClassifier
 from cmssf_lib.presets import (
     METHODS,
     CMSSFConfig,
@@ -87,6 +88,8 @@ def build(config: Mapping[str, Any], data: ImageTextData) -> nn.Module:
     """
     preset = preset_of(config)
     torch.manual_seed(preset.train.seed)  # initial weights are part of what a seed decides
+    if config["method"] == "fusion":
+        return FusionClassifier(preset.fusion, data.unique_captions, len(data.class_names))
     return CMSSF(preset.vision, preset.text, preset.cmssf, data.unique_captions)
 
 
@@ -128,12 +131,15 @@ def _processor() -> str:
 def _dataclass(kind: type[T], values: Mapping[str, Any]) -> T:
     """Fill a dataclass from JSON: lists become tuples, unknown fields are an error.
 
-    A field called "views" is a dataclass of its own.
+    A mapping inside is a `ViewsConfig`, whatever the field is called.
     """
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(values.keys() - known):
         raise ValueError(f"unknown field(s) for {kind.__name__}: {', '.join(unknown)}")
-    read = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    if "views" in read:
-        read["views"] = _dataclass(ViewsConfig, read["views"])
+    read: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):  # the only dataclass inside another
+            read[key] = _dataclass(ViewsConfig, value)
+        else:
+            read[key] = tuple(value) if isinstance(value, list) else value
     return kind(**read)

@@ -1,0 +1,76 @@
+"""The long runs, outside a notebook: ``cmssf train``, ``evaluate``, ``reproduce``, ``runs``.
+
+The same functions as in the notebooks; what stands here is their order and what is printed.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from cmssf_lib.cli.commands import (
+    evaluate_command,
+    reproduce_command,
+    runs_command,
+    train_command,
+)
+from cmssf_lib.presets import METHODS, PRESETS
+
+#: What a shell is told: 2 for a mistake that the message explains, 130 after Ctrl-C.
+MISTAKE, INTERRUPTED = 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the shell's exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except KeyboardInterrupt as interruption:
+        print(f"\ncmssf: {interruption or 'stopped'}", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, FileNotFoundError, RuntimeError, OSError, FloatingPointError) as error:
+        print(f"cmssf: {error}", file=sys.stderr)
+        return MISTAKE
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    top = argparse.ArgumentParser(prog="cmssf", description="Train, evaluate and compare runs.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a method and evaluate it")
+    train.add_argument("method", help=f"one of: {', '.join(METHODS)}")
+    train.add_argument("--preset", help=f"one of: {', '.join(PRESETS)} (default: $CMSSF_PRESET)")
+    train.add_argument("--epochs", type=int, help="instead of the preset's")
+    train.add_argument("--seed", type=int, help="instead of the preset's")
+    train.add_argument("--data", help="folder of the pictures (default: $CMSSF_DATA)")
+    train.add_argument("--run", help="folder of the run (default: runs/METHOD-PRESET-sSEED)")
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change any number of the preset, such as train.lr=0.001 or cmssf.loss=excess",
+    )
+    train.add_argument(
+        "--light", action="store_true", help="keep history and results, not weights and outputs"
+    )
+    train.set_defaults(command=train_command)
+
+    evaluate = commands.add_parser("evaluate", help="measure a trained run on the test set")
+    evaluate.add_argument("run", help="folder of the run")
+    evaluate.add_argument("--data", help="folder of the pictures (default: $CMSSF_DATA)")
+    evaluate.set_defaults(command=evaluate_command)
+
+    reproduce = commands.add_parser("reproduce", help="make a recorded run again")
+    reproduce.add_argument("name", nargs="?", help="such as quick/cmssf; see: cmssf runs")
+    reproduce.add_argument("--all", action="store_true", help="every recorded run")
+    reproduce.add_argument("--preset", help="with the numbers of another preset")
+    reproduce.add_argument("--data", help="folder of the pictures (default: $CMSSF_DATA)")
+    reproduce.add_argument("--to", default="runs/reproduced", help="where (default: %(default)s)")
+    reproduce.set_defaults(command=reproduce_command)
+
+    runs = commands.add_parser("runs", help="list runs and their results")
+    runs.add_argument("folder", nargs="?", help="default: the book's recorded runs")
+    runs.set_defaults(command=runs_command)
+    return top

@@ -1,0 +1,173 @@
+"""What each command does, in order."""
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from cmssf_lib.cli.measure import measures
+from cmssf_lib.cli.settings import change
+from cmssf_lib.data import Splits, load
+from cmssf_lib.presets import Preset, preset
+from cmssf_lib.runs import Run, all_runs, build, preset_of, run_config
+from cmssf_lib.train import OVERHEAD, fit, peak_memory_gb
+
+#: What decides the kind of a method, and stays when a run is made again with another preset.
+KEPT = {"cmssf": ("loss",), "fusion": ("kind", "rule", "modality_dropout")}
+
+
+def train_command(options: argparse.Namespace) -> None:
+    """``cmssf train METHOD``."""
+    chosen = change(preset(options.preset, options.method), options.set)
+    if options.epochs is not None:
+        chosen = replace(chosen, train=replace(chosen.train, epochs=options.epochs))
+    if options.seed is not None:
+        chosen = replace(chosen, train=replace(chosen.train, seed=options.seed))
+    folder = options.run or f"runs/{options.method}-{chosen.name}-s{chosen.train.seed}"
+    run = train_run(chosen, options.method, folder, options.data)
+    if options.light and run.path is not None:
+        for name in ("model.safetensors", "outputs.npz"):
+            (run.path / name).unlink()
+
+
+def evaluate_command(options: argparse.Namespace) -> None:
+    """``cmssf evaluate RUN``: recompute every number from the weights and the pictures."""
+    run = Run.load(options.run)
+    splits = load_data(preset_of(run.config), options.data)
+    if splits.train.fingerprint != run.config["data_fingerprint"]:
+        print(
+            f"Note: these pictures are not the ones of the recorded run (fingerprint "
+            f"{splits.train.fingerprint}, recorded {run.config['data_fingerprint']}).",
+        )
+    method = run.method(splits.train)
+    method.to("cuda" if torch.cuda.is_available() else "cpu")
+    measure = measures(run.config["method"])
+    results = measure.report(method, splits)
+    print_results(results, beside=run.results)
+    print(f"peak memory: {peak_memory_gb():.2f} GB")
+    if not run.results:  # trained, but stopped before the evaluation
+        run.results, run.outputs = results, measure.outputs(method, splits)
+        run.save()
+
+
+def reproduce_command(options: argparse.Namespace) -> None:
+    """``cmssf reproduce NAME``: train a recorded run again and compare the results."""
+    if bool(options.name) == options.all:
+        raise ValueError("name one recorded run, or all of them with --all; see: cmssf runs")
+    root = records()
+    names = [run.name for run in all_runs(root)] if options.all else [options.name]
+    for name in names:
+        recorded = Run.load(root / name)
+        chosen = preset_of(recorded.config)
+        if options.preset:
+            chosen = with_preset(options.preset, recorded.config["method"], chosen)
+        print(f"{name}: preset {chosen.name}, {chosen.train.epochs} epochs")
+        folder = (
+            Path(options.to) / chosen.name / name if options.preset else Path(options.to) / name
+        )
+        run = train_run(chosen, recorded.config["method"], folder, options.data)
+        print_results(run.results, beside=recorded.results)
+
+
+def with_preset(name: str, method: str, recorded: Preset) -> Preset:
+    """Return another preset that keeps what makes the recorded method the one it is."""
+    other = preset(name, method)
+    old, new = getattr(recorded, method), getattr(other, method)
+    kept = {field: getattr(old, field) for field in KEPT[method]}
+    return replace(other, **{method: replace(new, **kept)})
+
+
+def runs_command(options: argparse.Namespace) -> None:
+    """``cmssf runs``: one line a run."""
+    folder = Path(options.folder) if options.folder else records()
+    found = all_runs(folder)
+    if not found:
+        raise FileNotFoundError(f"no runs below {folder}; cmssf train makes one")
+    print(f"{'run':32} {'preset':9} {'epochs':>9} {'minutes':>8} {'test':>10}  fingerprint")
+    for run in found:
+        minutes = sum(row["seconds"] for row in run.history) / 60
+        epochs = f"{len(run.history)}/{run.config['train']['epochs']}"
+        headline = measures(run.config["method"]).headline
+        accuracy = f"{run.results[headline]:.1%}" if run.results else "–"
+        name = run.path.relative_to(folder) if run.path else run.name
+        print(
+            f"{name!s:32} {run.config['preset']:9} {epochs:>9} {minutes:8.1f} {accuracy:>10}  "
+            f"{run.config['data_fingerprint']}"
+        )
+
+
+def train_run(chosen: Preset, method_name: str, folder: str | Path, data: str | None) -> Run:
+    """Train as a preset says, evaluate on the test set once, and write it all down."""
+    splits = load_data(chosen, data)
+    run = Run(folder)
+    run.config = run_config(chosen, method_name, splits.train)
+    training, validation = splits.train.hold_out(chosen.data.validation, chosen.data.seed)
+    method = build(run.config, splits.train)
+    print(
+        f"{method_name} on {training.name}: {len(training)} pictures to train on, "
+        f"{len(validation)} to validate, {len(splits.test)} to test; in {folder}"
+    )
+    measure = measures(method_name)
+    fit(
+        method,
+        training,
+        chosen.train,
+        run=run,
+        each_epoch=lambda _: measure.monitor(method, validation, training, chosen),
+        watch=print_epoch,
+    )
+    measure.finish(method, validation)
+    run.save_weights(method)  # with what was fitted
+    run.results = measure.report(method, splits)
+    run.outputs = measure.outputs(method, splits)
+    run.environment["peak_memory_gb"] = round(peak_memory_gb(), 2)  # evaluation included
+    run.save()
+    print_results(run.results)
+    print(f"peak memory, evaluation included: {peak_memory_gb():.2f} GB")
+    return run
+
+
+def load_data(chosen: Preset, path: str | None) -> Splits:
+    """Load the preset's pictures, from ``path`` where one is given."""
+    config = chosen.data if path is None else replace(chosen.data, path=path)
+    return load(config)
+
+
+def records() -> Path:
+    """Return the folder of the book's recorded runs: $CMSSF_RUNS, or book/runs here or above."""
+    if named := os.environ.get("CMSSF_RUNS"):
+        return Path(named)
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "book" / "runs").is_dir():
+            return folder / "book" / "runs"
+    raise FileNotFoundError(
+        "no folder book/runs here or above: go to the book's repository, or name the folder in "
+        "CMSSF_RUNS"
+    )
+
+
+def print_epoch(run: Run) -> None:
+    """Print one line about the epoch that has just ended."""
+    row = run.history[-1]
+    shares = ", ".join(f"{part} {row[f'{part}_share']:.1%}" for part in OVERHEAD)
+    together = sum(row[f"{part}_share"] for part in OVERHEAD)
+    watched = measures(run.config["method"]).watched
+    floor = f" (floor {row['floor']:.3f})" if "floor" in row else ""
+    print(
+        f"epoch {row['epoch']:.0f}/{run.config['train']['epochs']}: loss {row['loss']:.3f}{floor}, "
+        f"{watched.replace('_', ' ')} {row[watched]:.1%}; {row['images_per_second']:.0f} images/s; "
+        f"of a step: {shares}, together {together:.1%}; peak memory "
+        f"{run.environment['peak_memory_gb']:.2f} GB",
+        flush=True,
+    )
+
+
+def print_results(results: Mapping[str, float], beside: Mapping[str, float] | None = None) -> None:
+    """Print a table of metrics, and the recorded ones beside them where there are any."""
+    print(f"{'metric':36} {'now':>10}" + (f" {'recorded':>10}" if beside else ""))
+    for name, value in results.items():
+        recorded = f" {beside[name]:10.4f}" if beside and name in beside else ""
+        print(f"{name:36} {value:10.4f}{recorded}")
