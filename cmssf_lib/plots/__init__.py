@@ -6,6 +6,7 @@ colour vision tell apart; what they encode is always encoded a second time, by a
 a symbol or a frame. Every figure has a white ground of its own and reads on a dark page too.
 """
 
+from cmssf_lib.plots.fusion import accuracy_points, robustness_curves
 from cmssf_lib.plots.pictures import caption_grid, image_grid, retrieval_gallery, views_grid
 from cmssf_lib.plots.space import tsne
 from cmssf_lib.plots.style import COLOURS, Picture, panels
@@ -16,12 +17,14 @@ __all__ = [
     "COLOURS",
     "LiveLoss",
     "Picture",
+    "accuracy_points",
     "caption_grid",
     "image_grid",
     "loss_curves",
     "panels",
     "retrieval_curve",
     "retrieval_gallery",
+    "robustness_curves",
     "similarity_curves",
     "tone_panels",
     "tsne",
