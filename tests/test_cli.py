@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from cmssf_lib import cli
-from cmssf_lib.presets import QUICK
-from cmssf_lib.runs import Run
+from cmssf_lib.cli import commands, settings
+from cmssf_lib.evaluate import report
+from cmssf_lib.presets import QUICK, preset
+from cmssf_lib.runs import Run, build, run_config
+from cmssf_lib.train import fit
 
 TINY = [
     f"--set={setting}"
@@ -121,13 +124,15 @@ def test_records_are_found_from_inside_the_repository(tmp_path, monkeypatch):
     (tmp_path / "book" / "runs").mkdir(parents=True)
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
-    assert cli.records() == tmp_path / "book" / "runs"
+    assert commands.records() == tmp_path / "book" / "runs"
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
         (["train", "clap", "--preset=quick", *TINY], "unknown method 'clap'; choose one of cmssf"),
+        (["train", "fusion", "--preset=quick", "--set=fusion.norm_first=yes"], "is a bool"),
+        (["train", "fusion", "--preset=quick", "--set=fusion.kind=none"], "unknown kind of fusion"),
         (["train", "cmssf", "--preset=huge"], "unknown preset 'huge'; choose one of quick"),
         (["train", "cmssf", "--preset=quick", "--set=train.speed=9"], "no field 'speed'"),
         (["train", "cmssf", "--preset=quick", "--set=epochs"], "--set takes FIELD=VALUE"),
@@ -165,13 +170,22 @@ def test_ctrl_c_is_not_a_traceback(monkeypatch, capsys):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt("stopped after step 5 of 9; go on with the folder runs/x")
 
-    monkeypatch.setattr(cli, "load_data", stop)
+    monkeypatch.setattr(commands, "load_data", stop)
     assert cli.main(["train", "cmssf", "--preset=quick"]) == 130
     assert "go on with the folder runs/x" in capsys.readouterr().err
 
 
+def test_change_reads_truth_and_lists_of_words():
+    chosen = preset("quick", "fusion")
+    changed = settings.change(chosen, ["fusion.modalities=image,text", "fusion.norm_first=False"])
+    assert changed.fusion.modalities == ("image", "text")
+    assert changed.fusion.norm_first is False
+    assert settings.change(changed, ["fusion.norm_first=True"]).fusion.norm_first is True
+    assert settings.change(chosen, ["fusion.image_size=16,32"]).fusion.image_size == (16, 32)
+
+
 def test_change_sets_nested_fields_of_every_kind():
-    changed = cli.change(
+    changed = settings.change(
         QUICK, ["train.epochs=3", "cmssf.views.area=0.5,1", "cmssf.loss=excess", "train.lr=1e-2"]
     )
     assert changed == replace(
@@ -183,21 +197,76 @@ def test_change_sets_nested_fields_of_every_kind():
     )
 
 
+TINY_FUSION = [
+    f"--set={setting}"
+    for setting in (
+        "data.train=200",
+        "data.test=60",
+        "data.validation=100",
+        "data.image_size=12",
+        "fusion.image_size=12,12",
+        "fusion.width=8",
+        "fusion.depth=1",
+        "train.batch_size=25",
+        "train.epochs=1",
+    )
+]
+
+
+@pytest.mark.parametrize("kind", ["early.tokens", "feature.gated", "late.stacked"])
+def test_a_fusion_model_is_trained_measured_and_measured_again(kind, tmp_path, capsys):
+    kind, rule = kind.split(".")
+    choice = [f"--set=fusion.kind={kind}", f"--set=fusion.rule={rule}"]
+    folder = tmp_path / "runs" / "fused"
+    command = ["train", "fusion", "--preset=quick", f"--run={folder}", *TINY_FUSION, *choice]
+    assert cli.main(command) == 0
+    run = Run.load(folder)
+    assert run.config.keys() == {
+        "method", "preset", "data", "fusion", "train", "data_fingerprint",
+    }  # fmt: skip
+    assert {"accuracy", "only_sound", "any_missing_0.4", "text_mispaired_1.0"} <= run.results.keys()
+    assert ("stacked.accuracy" in run.results) == (kind == "late")
+    assert (run.outputs["predictions"] == run.outputs["labels"]).mean() == pytest.approx(
+        run.results["accuracy"]
+    )
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(folder)]) == 0  # what late fusion fitted is in the weights
+    for line in capsys.readouterr().out.splitlines()[1:-1]:
+        name, now, recorded = line.split()
+        assert float(now) == pytest.approx(float(recorded), abs=1e-3), name
+    assert cli.main(["runs", str(tmp_path)]) == 0
+    assert f"{run.results['accuracy']:.1%}" in capsys.readouterr().out
+
+
+def test_another_preset_keeps_what_makes_the_run():
+    recorded = settings.change(
+        preset("quick", "fusion"), ["fusion.kind=late", "fusion.rule=stacked", "train.seed=2"]
+    )
+    other = commands.with_preset("standard", "fusion", recorded)
+    assert (other.fusion.kind, other.fusion.rule) == ("late", "stacked")
+    assert other.fusion.modalities == ("image", "text")  # photographs have no sound
+    assert other.data == preset("standard", "fusion").data
+    changed = settings.change(QUICK, ["cmssf.loss=excess", "cmssf.dim=8"])
+    assert commands.with_preset("paper", "cmssf", changed).cmssf == replace(
+        preset("paper").cmssf, loss="excess"
+    )
+
+
 @pytest.mark.real_data
 def test_one_standard_step_on_real_photographs(real_cifar10, tmp_path):
     """The real pictures, the standard encoder: a few steps on a part of them, then evaluation."""
-    splits = cli.load_data(replace(cli.preset("standard")), str(real_cifar10))
+    splits = commands.load_data(preset("standard"), str(real_cifar10))
     assert len(splits.train) == 50_000
     assert len(splits.test) == 10_000
     small = type(splits)(
         splits.train.subset(range(0, 50_000, 100)), splits.test.subset(range(0, 10_000, 50))
     )
-    chosen = cli.change(cli.preset("standard"), ["train.epochs=1", "train.batch_size=64"])
+    chosen = settings.change(preset("standard"), ["train.epochs=1", "train.batch_size=64"])
     run = Run(tmp_path / "run")
-    run.config = cli.run_config(chosen, "cmssf", small.train)
-    method = cli.build(run.config, small.train)
-    cli.fit(method, small.train, chosen.train, run=run, progress=False)
-    results = cli.report(method, small)
+    run.config = run_config(chosen, "cmssf", small.train)
+    method = build(run.config, small.train)
+    fit(method, small.train, chosen.train, run=run, progress=False)
+    results = report(method, small)
     assert Path(tmp_path / "run" / "model.safetensors").is_file()
     assert 0 <= results["zero_shot"] <= 1
     assert results["exact_caption_R@10_ceiling"] < 1
