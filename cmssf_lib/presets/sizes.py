@@ -116,7 +116,7 @@ _QUICK_FUSION = replace(
         validation=500,
         seed=3,
     ),
-    train=TrainConfig(epochs=3, batch_size=128, lr=2e-3, text_lr=1.0, clip=0.0),
+    train=TrainConfig(epochs=6, batch_size=128, lr=3e-3, text_lr=1.0, clip=0.0),
 )
 _STANDARD_FUSION = replace(
     STANDARD,
