@@ -5,13 +5,14 @@ with the likely misconception, or returns what was shown. One file a chapter: a 
 adds its file and its line in `EXERCISES`.
 """
 
-from cmssf_lib.check import chapter_00, chapter_01
+from cmssf_lib.check import chapter_00, chapter_01, chapter_02
 from cmssf_lib.check.answers import Exercise, Wrong
 
 #: Every exercise of the book by its number, "chapter.exercise".
 EXERCISES: dict[str, Exercise] = {
     **chapter_00.EXERCISES,
     **chapter_01.EXERCISES,
+    **chapter_02.EXERCISES,
 }
 
 __all__ = ["EXERCISES", "check", "verdict"]
