@@ -6,6 +6,7 @@ colour vision tell apart; what they encode is always encoded a second time, by a
 a symbol or a frame. Every figure has a white ground of its own and reads on a dark page too.
 """
 
+from cmssf_lib.plots.attention import attention_maps, attention_pixels, co_attention_diagram
 from cmssf_lib.plots.fusion import accuracy_points, robustness_curves
 from cmssf_lib.plots.pictures import caption_grid, image_grid, retrieval_gallery, views_grid
 from cmssf_lib.plots.space import tsne
@@ -18,7 +19,10 @@ __all__ = [
     "LiveLoss",
     "Picture",
     "accuracy_points",
+    "attention_maps",
+    "attention_pixels",
     "caption_grid",
+    "co_attention_diagram",
     "image_grid",
     "loss_curves",
     "panels",
