@@ -226,28 +226,25 @@ def pixel_maps(answer: Callable) -> str:
     weights = torch.rand(2, 3, 8, generator=random).softmax(dim=-1)  # (heads, words, patches)
     mean = weights.mean(dim=0)
     grid = mean.view(3, 2, 4)
-    right = grid.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
+    right = _enlarged(grid)
     got = tensor(ask(answer, weights, 2, 4))
-    turned = mean.view(3, 4, 2)
     hint = first_hint(
         got,
         {
             "The map is not enlarged yet: each patch covers 4×4 pixels.": grid,
-            "You repeat the whole map. Repeat each number: repeat_interleave.": grid.repeat(
-                1, 4, 4
+            "You repeat the whole map. Repeat each number: repeat_interleave.": torch.tile(
+                grid, (1, 4, 4)
             ),
-            "Rows and columns are turned round: patches run row by row.": turned.repeat_interleave(
-                4, dim=1
-            ).repeat_interleave(4, dim=2),
+            "Rows and columns are turned round: patches run row by row.": _enlarged(
+                mean.view(3, 4, 2)
+            ),
             "You add the heads up. Asked is their mean.": 2 * right,
-            "You keep one head only. Asked is the mean over heads.": weights[0]
-            .view(3, 2, 4)
-            .repeat_interleave(4, dim=1)
-            .repeat_interleave(4, dim=2),
-            "You average over the words. Each word has a map of its own.": weights.mean(dim=1)
-            .view(2, 2, 4)
-            .repeat_interleave(4, dim=1)
-            .repeat_interleave(4, dim=2),
+            "You keep one head only. Asked is the mean over heads.": _enlarged(
+                weights[0].view(3, 2, 4)
+            ),
+            "You average over the words. Each word has a map of its own.": _enlarged(
+                weights.mean(dim=1).view(2, 2, 4)
+            ),
         },
     )
     if hint:
@@ -257,6 +254,10 @@ def pixel_maps(answer: Callable) -> str:
     if not same(got, right):
         raise Wrong("The shape is right, but numbers stand in wrong places.")
     return "One map a word, in the pixels of the picture."
+
+
+def _enlarged(maps: torch.Tensor) -> torch.Tensor:
+    return maps.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
 
 
 def _list(values: torch.Tensor) -> list[float]:
