@@ -105,7 +105,7 @@ def heads(answer: Callable) -> str:
 
 def ceiling(answer: Callable) -> str:
     """03.3: ``ceiling(joint)``: the best that any fusion of two outputs can reach."""
-    xor = torch.eye(2)[[[0, 1], [1, 0]]]  # the answer is 1 where a and b differ
+    xor = torch.eye(2)[torch.tensor([[0, 1], [1, 0]])]  # the answer is 1 where a and b differ
     # A picture names two of four answers, a question says which pair of them it is about.
     pairs = torch.zeros(6, 2, 4)
     for row, (first, second) in enumerate(((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))):
