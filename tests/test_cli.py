@@ -270,3 +270,39 @@ def test_one_standard_step_on_real_photographs(real_cifar10, tmp_path):
     assert Path(tmp_path / "run" / "model.safetensors").is_file()
     assert 0 <= results["zero_shot"] <= 1
     assert results["exact_caption_R@10_ceiling"] < 1
+
+
+TINY_FEATURES = [
+    f"--set={setting}"
+    for setting in (
+        "data.train=160",
+        "data.test=120",
+        "data.validation=32",
+        "data.image_size=16",
+        "vision.width=16",
+        "vision.depth=1",
+        "moco.queue=64",
+        "dino.prototypes=16",
+        "train.batch_size=32",
+        "train.epochs=1",
+    )
+]
+
+
+@pytest.mark.parametrize("method", ["simclr", "moco", "byol", "dino", "mae", "supervised"])
+def test_every_method_is_trained_and_measured(method, tmp_path, capsys):
+    folder = tmp_path / "runs" / method
+    command = ["train", method, "--preset=quick", f"--run={folder}", *TINY_FEATURES]
+    assert cli.main(command) == 0
+    run = Run.load(folder)
+    assert set(run.config) - {"method", "preset", "data_fingerprint"} == {
+        "data", "vision", "train", method,
+    }  # fmt: skip
+    assert {"loss", "validation_knn"} <= run.history[-1].keys()
+    assert {"knn", "linear_10_per_class"} <= run.results.keys()
+    assert run.outputs["features"].shape == (120, 16)
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(folder)]) == 0
+    for line in capsys.readouterr().out.splitlines()[1:-1]:
+        name, now, recorded = line.split()
+        assert float(now) == pytest.approx(float(recorded), abs=2e-3), name

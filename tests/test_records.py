@@ -12,6 +12,11 @@ RECORDS = Path(__file__).resolve().parents[1] / "book" / "runs"
 RUNS = all_runs(RECORDS)
 
 
+def of(method):
+    """The recorded runs of one method."""
+    return [run for run in RUNS if run.config["method"] == method]
+
+
 def test_there_are_records():
     assert RUNS
 
@@ -23,15 +28,49 @@ def test_a_record_is_whole(run):
     assert len(run.history) == preset.train.epochs
     for row in run.history:
         assert all(math.isfinite(value) for value in row.values())
-        if run.config["cmssf"]["loss"] in ("one_hot", "multi_positive"):
-            assert row["loss"] > row["floor"]  # a theorem: lower would be a bug
     assert run.environment["processor"]
+    assert "dirty" not in run.environment["commit"] or run.name == "standard/first-epoch"
     assert run.results
+
+
+@pytest.mark.parametrize("run", of("cmssf"), ids=lambda run: run.name)
+def test_a_record_of_cmssf_can_be_true(run):
+    if run.config["cmssf"]["loss"] in ("one_hot", "multi_positive"):
+        for row in run.history:
+            assert row["loss"] > row["floor"]  # a theorem: lower would be a bug
     for name, value in run.results.items():
         if name != "knn_k":
             assert -1 <= value <= 1, name
     for k in (1, 5, 10):
         assert run.results[f"exact_caption_R@{k}"] <= run.results[f"exact_caption_R@{k}_ceiling"]
+
+
+@pytest.mark.parametrize("run", of("fusion"), ids=lambda run: run.name)
+def test_a_record_of_fusion_can_be_true(run):
+    for name, value in run.results.items():
+        if name != "parameters":
+            assert 0 <= value <= 1, name
+    kinds = [value for name, value in run.results.items() if name.startswith("kind_")]
+    if kinds:  # each kind of question is asked equally often
+        assert sum(kinds) / len(kinds) == pytest.approx(run.results["accuracy"], abs=1e-3)
+    assert sum(row["seconds"] for row in run.history) <= 600, "a recorded quick run: ten minutes"
+
+
+def test_the_models_of_a_comparison_have_as_many_parameters():
+    """All models that answer questions lie within ten per cent of one count; likewise the clues."""
+    for task in ("questions", "clues"):
+        runs = [run for run in of("fusion") if run.name.startswith(f"quick/{task}-")]
+        counts = {run.results["parameters"] for run in runs}
+        middle = (min(counts) + max(counts)) / 2
+        assert max(abs(count / middle - 1) for count in counts) <= 0.10
+
+
+@pytest.mark.parametrize("task", ["questions", "clues", "match"])
+def test_every_model_of_a_comparison_has_three_seeds(task):
+    names = [run.name for run in of("fusion") if run.name.startswith(f"quick/{task}-")]
+    models = {name.rpartition("-s")[0] for name in names}
+    assert models
+    assert sorted(names) == sorted(f"{model}-s{seed}" for model in models for seed in range(3))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +80,10 @@ def test_results_follow_from_the_outputs(run):
     if run is None:
         pytest.skip("no recorded run holds outputs yet")
     o = run.outputs
+    if run.config["method"] == "fusion":
+        right = (o["predictions"] == o["labels"]).mean()
+        assert right == pytest.approx(run.results["accuracy"])
+        return
     assert (o["predictions"] == o["labels"]).mean() == pytest.approx(run.results["zero_shot"])
     similarity = o["image"].astype(np.float32) @ o["prompts"].astype(np.float32).T
     again = o["prompt_classes"][similarity.argmax(1)]

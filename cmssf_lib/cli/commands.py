@@ -16,7 +16,11 @@ from cmssf_lib.runs import Run, all_runs, build, preset_of, run_config
 from cmssf_lib.train import OVERHEAD, fit, peak_memory_gb
 
 #: What decides the kind of a method, and stays when a run is made again with another preset.
-KEPT = {"cmssf": ("loss",), "fusion": ("kind", "rule", "modality_dropout")}
+KEPT = {
+    "cmssf": ("loss",),
+    "fusion": ("kind", "rule", "modality_dropout"),
+    "supervised": ("loss",),
+}
 
 
 def train_command(options: argparse.Namespace) -> None:
@@ -76,7 +80,7 @@ def with_preset(name: str, method: str, recorded: Preset) -> Preset:
     """Return another preset that keeps what makes the recorded method the one it is."""
     other = preset(name, method)
     old, new = getattr(recorded, method), getattr(other, method)
-    kept = {field: getattr(old, field) for field in KEPT[method]}
+    kept = {field: getattr(old, field) for field in KEPT.get(method, ())}
     return replace(other, **{method: replace(new, **kept)})
 
 

@@ -9,13 +9,17 @@ from torch import nn
 from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import ImageTextData, Splits
 from cmssf_lib.evaluate import (
+    accuracy,
     class_captions,
     embed,
+    embed_features,
     embed_prompts,
     fusion_monitor,
     fusion_outputs,
     fusion_report,
+    knn,
     monitor,
+    probe_report,
     report,
     zero_shot,
 )
@@ -47,7 +51,7 @@ class Measures:
 
 def measures(method: str) -> Measures:
     """Return how a method is judged, by its name."""
-    return {"cmssf": _CMSSF, "fusion": _FUSION}[method]
+    return {"cmssf": _CMSSF, "fusion": _FUSION}.get(method, _FEATURES)
 
 
 def _monitor_cmssf(
@@ -120,4 +124,36 @@ _FUSION = Measures(
     outputs=_outputs_fusion,
     headline="accuracy",
     watched="validation_accuracy",
+)
+
+
+def _monitor_features(
+    method: nn.Module, validation: ImageTextData, training: ImageTextData, preset: Preset
+) -> Mapping[str, float]:
+    """Let the training pictures vote on the held-out ones, with the features as they now are."""
+    bank, queries = embed_features(method, training), embed_features(method, validation)
+    k = min(200, max(1, len(training) // 10))
+    voted = knn(bank, training.labels.cpu(), queries, len(training.class_names), k)
+    return {"validation_knn": accuracy(voted, validation.labels.cpu())}
+
+
+def _report_features(method: nn.Module, splits: Splits) -> dict[str, float]:
+    return probe_report(method, splits, per_class=10)
+
+
+def _outputs_features(method: nn.Module, splits: Splits) -> dict[str, np.ndarray]:
+    return {
+        "features": embed_features(method, splits.test).half().numpy(),
+        "labels": splits.test.labels.cpu().numpy().astype(np.int16),
+    }
+
+
+# All methods that learn features from pictures alone are judged alike.
+_FEATURES = Measures(
+    monitor=_monitor_features,
+    finish=lambda method, validation: None,
+    report=_report_features,
+    outputs=_outputs_features,
+    headline="knn",
+    watched="validation_knn",
 )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -67,10 +67,11 @@ def embed(method: "CMSSF", data: "ImageTextData", batch_size: int = 256) -> Embe
 
 
 def embed_features(
-    method: "CMSSF", data: "ImageTextData", batch_size: int = 256
+    method: nn.Module, data: "ImageTextData", batch_size: int = 256
 ) -> Float[Tensor, "n width"]:
-    """Return what the image encoder makes of each picture, without the projection head."""
-    return _in_batches(method, method.features, data.images, batch_size)
+    """Return what a method's `features` makes of each picture, without any head."""
+    features = cast(Callable[..., Tensor], method.features)
+    return _in_batches(method, features, data.images, batch_size)
 
 
 def embed_images(

@@ -80,7 +80,7 @@ class FineTuned(nn.Module):
             data: Pictures to classify.
             batch_size: Pictures classified at a time; changes nothing but memory.
         """
-        features = embed_features(self, data, batch_size)  # type: ignore[arg-type]
+        features = embed_features(self, data, batch_size)
         return self.head(features.to(self.head.weight.device)).argmax(dim=1).cpu()
 
 
@@ -139,7 +139,7 @@ def fine_tune(
         clip=1.0,
         seed=seed,
     )
-    width = embed_features(method, labelled.subset([0])).shape[1]  # type: ignore[arg-type]
+    width = embed_features(method, labelled.subset([0])).shape[1]
     tuned = FineTuned(method, width, len(labelled.class_names), views or ViewsConfig())
     device = next(tuned.parameters()).device
     if not tuned.eval().features(labelled.images[:1].to(device)).requires_grad:

@@ -187,7 +187,7 @@ def probe_report(
 
     def embedded(data: ImageTextData) -> Tensor:
         if isinstance(method, nn.Module):
-            return embed_features(method, data, batch_size)  # type: ignore[arg-type]
+            return embed_features(method, data, batch_size)
         return method(data)
 
     bank, queries, truth = embedded(train), embedded(test), test.labels.cpu()

@@ -14,7 +14,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 LogitScale = Float[Tensor, ""] | float
@@ -237,7 +237,7 @@ def _same_group(groups: Int[Tensor, "groups"], batch: int) -> Bool[Tensor, "batc
     return groups[:, None] == groups[None, :]
 
 
-def check_pairs(a: Tensor, b: Tensor) -> None:
+def check_pairs(a: Shaped[Tensor, "..."], b: Shaped[Tensor, "..."]) -> None:
     """Refuse what would otherwise give a number without meaning.
 
     Raises:
@@ -252,7 +252,7 @@ def check_pairs(a: Tensor, b: Tensor) -> None:
         )
 
 
-def check_shapes(a: Tensor, b: Tensor) -> None:
+def check_shapes(a: Shaped[Tensor, "..."], b: Shaped[Tensor, "..."]) -> None:
     """Refuse embeddings that are not pairs.
 
     Raises:

@@ -12,6 +12,14 @@ from cmssf_lib.presets.configs import (
     VisionConfig,
 )
 from cmssf_lib.presets.fusion import FusionConfig
+from cmssf_lib.presets.methods import (
+    BYOLConfig,
+    DINOConfig,
+    MAEConfig,
+    MoCoConfig,
+    SimCLRConfig,
+    SupervisedConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class Preset:
         cmssf: What CMSSF puts between the two and the loss.
         train: How it is trained.
         fusion: The fusion model.
+        simclr: SimCLR, and so on: each method's own settings.
     """
 
     name: str
@@ -37,6 +46,12 @@ class Preset:
     cmssf: CMSSFConfig
     train: TrainConfig
     fusion: FusionConfig = field(default_factory=FusionConfig)
+    simclr: SimCLRConfig = field(default_factory=SimCLRConfig)
+    moco: MoCoConfig = field(default_factory=MoCoConfig)
+    byol: BYOLConfig = field(default_factory=BYOLConfig)
+    dino: DINOConfig = field(default_factory=DINOConfig)
+    mae: MAEConfig = field(default_factory=MAEConfig)
+    supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
 
 
 QUICK = Preset(
@@ -98,6 +113,12 @@ PRESETS: dict[str, Preset] = {p.name: p for p in (QUICK, STANDARD, PAPER)}
 METHODS: dict[str, tuple[str, ...]] = {
     "cmssf": ("vision", "text", "cmssf"),
     "fusion": ("fusion",),
+    "simclr": ("vision", "simclr"),
+    "moco": ("vision", "moco"),
+    "byol": ("vision", "byol"),
+    "dino": ("vision", "dino"),
+    "mae": ("vision", "mae"),
+    "supervised": ("vision", "supervised"),
 }
 
 # What a method needs otherwise than CMSSF does. What is not here is the same for all.
@@ -124,11 +145,64 @@ _STANDARD_FUSION = replace(
     train=replace(STANDARD.train, epochs=4, text_lr=1.0),
     fusion=FusionConfig(modalities=("image", "text"), image_size=(32, 32), width=128),
 )
-FOR_METHOD: dict[tuple[str, str], Preset] = {
-    ("quick", "fusion"): _QUICK_FUSION,
-    ("standard", "fusion"): _STANDARD_FUSION,
-    ("paper", "fusion"): replace(_STANDARD_FUSION, name="paper", minutes=PAPER.minutes),
-}
+# Without labels the views decide what is learned: what they change, the features ignore.
+_SCENE_VIEWS = ViewsConfig(area=(0.56, 1.7), ratio=(0.77, 1.3), turn=0.35, shear=0.25, shift=0.1)
+_PHOTO_VIEWS = ViewsConfig(
+    area=(0.2, 1.0),
+    ratio=(0.75, 1.33),
+    flip=0.5,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+    jitter=0.8,
+    grey=0.2,
+)
+_SMALL_SCENE_VIEWS = replace(_SCENE_VIEWS, area=(0.5, 1.2))
+_SMALL_PHOTO_VIEWS = replace(_PHOTO_VIEWS, area=(0.05, 0.4))
+_QUICK_WITHOUT_LABELS = replace(
+    QUICK,
+    data=DataConfig(flavour="plain", train=4500, validation=500, image_size=16, seed=1),
+    train=TrainConfig(epochs=15, batch_size=256, lr=3e-3),
+    simclr=SimCLRConfig(views=_SCENE_VIEWS),
+    moco=MoCoConfig(views=_SCENE_VIEWS, queue=512, momentum=0.9),
+    byol=BYOLConfig(views=_SCENE_VIEWS, hidden=256, momentum=0.9),
+    dino=DINOConfig(views=_SCENE_VIEWS, local_views=_SMALL_SCENE_VIEWS, momentum=0.9),
+    mae=MAEConfig(),
+    supervised=SupervisedConfig(views=_SCENE_VIEWS),
+)
+_STANDARD_WITHOUT_LABELS = replace(
+    STANDARD,
+    train=TrainConfig(epochs=20, batch_size=256, lr=1e-3),
+    simclr=SimCLRConfig(views=_PHOTO_VIEWS, hidden=256, dim=128),
+    moco=MoCoConfig(views=_PHOTO_VIEWS, hidden=256, dim=128, queue=4096),
+    byol=BYOLConfig(views=_PHOTO_VIEWS, hidden=512, dim=128),
+    dino=DINOConfig(
+        views=_PHOTO_VIEWS,
+        local_views=_SMALL_PHOTO_VIEWS,
+        hidden=512,
+        prototypes=1024,
+        local_crops=4,
+        local_size=16,
+    ),
+    mae=MAEConfig(width=96, depth=2, views=ViewsConfig(area=(0.4, 1.0), flip=0.5)),
+    supervised=SupervisedConfig(views=ViewsConfig(shift=0.0625, flip=0.5)),
+)
+
+
+def _for_method() -> dict[tuple[str, str], Preset]:
+    """Collect the presets that differ from CMSSF's; the paper's takes its size from standard."""
+    sizes = {"fusion": (_QUICK_FUSION, _STANDARD_FUSION)}
+    for method in ("simclr", "moco", "byol", "dino", "mae", "supervised"):
+        sizes[method] = (_QUICK_WITHOUT_LABELS, _STANDARD_WITHOUT_LABELS)
+    found = {}
+    for method, (quick, standard) in sizes.items():
+        found["quick", method], found["standard", method] = quick, standard
+        found["paper", method] = replace(standard, name="paper", minutes=PAPER.minutes)
+    return found
+
+
+FOR_METHOD: dict[tuple[str, str], Preset] = _for_method()
 
 
 def preset(name: str | None = None, method: str = "cmssf") -> Preset:

@@ -16,18 +16,35 @@ from torch import nn
 from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import ImageTextData
 from cmssf_lib.fusion import FusionClassifier
+from cmssf_lib.methods import BYOL, DINO, MAE, MoCo, SimCLR, Supervised
 from cmssf_lib.presets import (
     METHODS,
+    BYOLConfig,
     CMSSFConfig,
     DataConfig,
+    DINOConfig,
     FusionConfig,
+    MAEConfig,
+    MoCoConfig,
     Preset,
+    SimCLRConfig,
+    SupervisedConfig,
     TextConfig,
     TrainConfig,
     ViewsConfig,
     VisionConfig,
 )
 
+#: Settings that only one method reads.
+OWN_SETTINGS = {
+    "fusion": FusionConfig,
+    "simclr": SimCLRConfig,
+    "moco": MoCoConfig,
+    "byol": BYOLConfig,
+    "dino": DINOConfig,
+    "mae": MAEConfig,
+    "supervised": SupervisedConfig,
+}
 PACKAGES = ("cmssf", "torch", "torchvision", "timm", "transformers", "accelerate", "numpy")
 T = TypeVar("T")
 
@@ -75,7 +92,10 @@ def preset_of(config: Mapping[str, Any]) -> Preset:
         text=_dataclass(TextConfig, config.get("text", {})),
         cmssf=_dataclass(CMSSFConfig, config.get("cmssf", {})),
         train=_dataclass(TrainConfig, config["train"]),
-        fusion=_dataclass(FusionConfig, config.get("fusion", {})),
+        **{
+            method: _dataclass(kind, config.get(method, {}))
+            for method, kind in OWN_SETTINGS.items()
+        },
     )
 
 
@@ -85,12 +105,31 @@ def build(config: Mapping[str, Any], data: ImageTextData) -> nn.Module:
     Args:
         config: From `run_config`.
         data: The training data, for what depends on it (the tokenizer's words, the classes).
+
+    Raises:
+        ValueError: If there is no such method, or its settings are inconsistent.
     """
     preset = preset_of(config)
     torch.manual_seed(preset.train.seed)  # initial weights are part of what a seed decides
-    if config["method"] == "fusion":
-        return FusionClassifier(preset.fusion, data.unique_captions, len(data.class_names))
-    return CMSSF(preset.vision, preset.text, preset.cmssf, data.unique_captions)
+    vision, classes = preset.vision, len(data.class_names)
+    match config["method"]:
+        case "cmssf":
+            return CMSSF(vision, preset.text, preset.cmssf, data.unique_captions)
+        case "fusion":
+            return FusionClassifier(preset.fusion, data.unique_captions, classes)
+        case "simclr":
+            return SimCLR(vision, preset.simclr)
+        case "moco":
+            return MoCo(vision, preset.moco)
+        case "byol":
+            return BYOL(vision, preset.byol)
+        case "dino":
+            return DINO(vision, preset.dino)
+        case "mae":
+            return MAE(vision, preset.mae)
+        case "supervised":
+            return Supervised(vision, preset.supervised, classes)
+    raise ValueError(f"unknown method {config['method']!r}; choose one of {', '.join(METHODS)}")
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
