@@ -80,6 +80,8 @@ def test_axes_legend_and_lines_are_named():
     written = texts(figure)
     for text in ("without the picture (%)", "delay (ms)", "early", "late", "chance"):
         assert text in written
+    for panel in figure.axes[:3]:
+        assert [0.1, 0.1] in [list(x.get_ydata()) for x in panel.get_lines()]
     assert figure.axes[0].get_ylim()[0] == 0.2
     assert [p.get_ylim() for p in figure.axes[:3]] == [figure.axes[0].get_ylim()] * 3
 
@@ -110,6 +112,7 @@ def test_each_seed_is_a_point_and_the_mean_is_written():
     for text in ("92.3 %", "60.0 %", "82.0 %", "ceiling"):
         assert text in written
     assert written.count("output level") == written.count("data level") == 1
+    assert [0.5, 0.5] in [list(x.get_xdata()) for x in axes.get_lines()]
     colours = [x.get_facecolor()[0].tolist() for x in axes.collections]
     assert colours[0] == colours[1] != colours[2]
 
