@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from cmssf_lib.data import ImageTextData, tones
@@ -343,9 +344,19 @@ def test_a_row_without_a_real_key_gives_finite_numbers_and_gradients(part):
     assert torch.isfinite(x.grad).all()
 
 
+@each_kind_and_rule
+def test_weights_are_saved_and_read_again(kind, rule, tmp_path):
+    """One that shares weights holds them once: safetensors refuses to write them twice."""
+    model, other = model_of(kind, rule), model_of(kind, rule, seed=1)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    inputs = examples(5, model.config.modalities)
+    torch.testing.assert_close(other(inputs), model(inputs), rtol=0, atol=0)
+
+
 def test_shared_weights_are_one_set_and_separate_are_two():
     shared, separate = (CoAttentionLayer(16, 2, s) for s in (True, False))
-    assert shared.cross[0] is shared.cross[1]
+    assert [len(layer.cross) for layer in (shared, separate)] == [1, 2]
     count = [sum(p.numel() for p in layer.parameters()) for layer in (shared, separate)]
     assert count[1] - count[0] == 4 * (16 * 16 + 16) + 2 * 16  # q, k, v, out, and a norm
 

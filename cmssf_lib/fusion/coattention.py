@@ -87,8 +87,8 @@ class CoAttentionLayer(nn.Module):
         one, other, *itself = (
             CrossAttention(width, heads, norm_first=norm_first) for _ in range(4)
         )
-        # One module in two places is one set of weights.
-        self.cross = nn.ModuleList([one, one if shared else other])
+        # Shared: one module, used twice. Held twice, its weights would be saved twice.
+        self.cross = nn.ModuleList([one] if shared else [one, other])
         self.itself = nn.ModuleList(itself)
         self.feed_forward = nn.ModuleList(
             FeedForward(width, norm_first=norm_first) for _ in range(2)
@@ -107,7 +107,7 @@ class CoAttentionLayer(nn.Module):
     ]:
         """Return both streams after the layer, and where a looked in b, and b in a."""
         new_a, a_to_b = self.cross[0](a, b, real_b)
-        new_b, b_to_a = self.cross[1](b, a, real_a)
+        new_b, b_to_a = self.cross[-1](b, a, real_a)
         new_a, _ = self.itself[0](new_a, new_a, real_a)
         new_b, _ = self.itself[1](new_b, new_b, real_b)
         return self.feed_forward[0](new_a), self.feed_forward[1](new_b), (a_to_b, b_to_a)
