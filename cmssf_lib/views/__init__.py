@@ -7,6 +7,7 @@ so a view is resampled once however many of them it combines.
 
 from cmssf_lib.views.batch import as_float
 from cmssf_lib.views.colours import (
+    LUMA,
     colour_jitter,
     grey,
     greyscale,
@@ -19,6 +20,7 @@ from cmssf_lib.views.places import affine, mirror, pixel_shift
 from cmssf_lib.views.random_view import Views
 
 __all__ = [
+    "LUMA",
     "Views",
     "affine",
     "as_float",
