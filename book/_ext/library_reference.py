@@ -13,6 +13,7 @@ reference is led to the public name. Everything else stays a warning under ``-n`
 import importlib
 import inspect
 import re
+from typing import TypeVar
 
 from docutils.nodes import Element, TextElement
 from sphinx.addnodes import pending_xref
@@ -26,8 +27,8 @@ LIST = re.compile(r"\s*([-*+]|\d+\.)\s")
 BARE_NAMES = {"Tensor": "torch.Tensor", "ndarray": "numpy.ndarray"}
 
 
-def exists(name: str) -> bool:
-    """Tell whether a dotted name leads to a module or to something inside one."""
+def find(name: str) -> object | None:
+    """Return what a dotted name leads to, a module or something inside one, or nothing."""
     parts = name.split(".")
     for cut in range(len(parts), 0, -1):
         try:
@@ -36,8 +37,8 @@ def exists(name: str) -> bool:
                 found = getattr(found, part)
         except (ImportError, AttributeError):
             continue
-        return True
-    return False
+        return found
+    return None
 
 
 def public_name(target: str, known: dict[str, object]) -> str | None:
@@ -61,7 +62,9 @@ def resolve(
         return contnode
     target = BARE_NAMES.get(target, target)
     if target.split(".")[0] != PACKAGE:
-        return contnode if "." in target and exists(target) else None
+        return contnode if "." in target and find(target) is not None else None
+    if isinstance(find(target), TypeVar):  # "the same type as that argument's"
+        return contnode
     domain = env.get_domain("py")
     assert isinstance(domain, PythonDomain)
     public = public_name(target, domain.objects)

@@ -74,6 +74,23 @@ def tensor(returned: Any) -> Float64[Tensor, "..."]:
         raise Wrong(f"Expected a tensor of numbers; got {_kind(returned)}.") from error
 
 
+def shaped(returned: Any, shape: tuple[int, ...], what: str) -> Float64[Tensor, "..."]:
+    """Read a tensor of this shape.
+
+    Args:
+        returned: What the reader's function gave.
+        shape: What it should have.
+        what: What that is, in words.
+
+    Raises:
+        Wrong: If it is no tensor, or one of another shape.
+    """
+    got = tensor(returned)
+    if got.shape != shape:
+        raise Wrong(f"Expected {what}, shape {shape}; got {tuple(got.shape)}.")
+    return got
+
+
 def same(a: Any, b: Any) -> bool:
     """Whether two numbers or tensors agree, shape included, but for rounding."""
     x, y = (torch.as_tensor(v, dtype=torch.float64) for v in (a, b))

@@ -6,28 +6,12 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from cmssf_lib.check.answers import Exercise, Wrong, ask, first_hint, number, same, tensor
+from cmssf_lib.check.answers import Exercise, Wrong, ask, first_hint, number, same, shaped, tensor
 from cmssf_lib.data import DIGIT_CLUES
 from cmssf_lib.evaluate import output_fusion_ceiling
 
 #: Five examples of three modalities; each row of the mask keeps at least one.
-PRESENT = torch.tensor(
-    [
-        [True, True, True],
-        [True, False, True],
-        [False, True, False],
-        [True, True, False],
-        [False, False, True],
-    ]
-)
-
-
-def _shaped(returned: object, shape: tuple[int, ...], what: str) -> Float64[Tensor, "..."]:
-    """Read a tensor and insist on its shape."""
-    got = tensor(returned)
-    if got.shape != shape:
-        raise Wrong(f"Expected {what}, shape {shape}; got {tuple(got.shape)}.")
-    return got
+PRESENT = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()
 
 
 def mean(answer: Callable) -> str:
@@ -37,7 +21,7 @@ def mean(answer: Callable) -> str:
     here = PRESENT[:, :, None]
     kept = answers * here
     right = kept.sum(dim=1) / here.sum(dim=1)
-    got = _shaped(ask(answer, answers, PRESENT), (5, 4), "a row of probabilities an example")
+    got = shaped(ask(answer, answers, PRESENT), (5, 4), "a row of probabilities an example")
     uniform = torch.where(here, answers, torch.full_like(answers, 0.25))
     hint = first_hint(
         got,
@@ -73,7 +57,7 @@ def gate(answer: Callable) -> str:
         [[2.0, 0.0, -1.0], [0.5, 3.0, 0.0], [-2.0, -5.0, 4.0], [1.0, 1.0, 0.0], [9.0, 8.0, -7.0]]
     ).double()
     right = scores.masked_fill(~PRESENT, float("-inf")).softmax(dim=1)
-    got = _shaped(ask(answer, scores, PRESENT), (5, 3), "a weight a modality")
+    got = shaped(ask(answer, scores, PRESENT), (5, 3), "a weight a modality")
     full = scores.softmax(dim=1)
     hint = first_hint(
         got,
@@ -110,7 +94,7 @@ def product(answer: Callable) -> str:
     here = PRESENT[:, :, None]
     factors = 1 + projected
     right = torch.where(here, factors, 1.0).prod(dim=1)
-    got = _shaped(ask(answer, projected, PRESENT), (5, 4), "one vector an example")
+    got = shaped(ask(answer, projected, PRESENT), (5, 4), "one vector an example")
     hint = first_hint(
         got,
         {

@@ -231,6 +231,23 @@ def test_a_type_of_ours_that_is_not_documented_is_a_warning(documented):
     assert "reference target not found: cmssf_lib.room.Hidden" in documented(source)[1]
 
 
+def test_a_type_variable_is_printed_as_it_is(documented):
+    source = f"""{ROOM}
+
+from typing import TypeVar
+
+Kept = TypeVar("Kept")
+
+
+def same(thing: Kept) -> Kept:
+    \"\"\"Return it.\"\"\"
+    return thing
+"""
+    page, warnings = documented(source)
+    assert not warnings
+    assert "same(thing: Kept) → Kept" in page.get_text()
+
+
 def test_a_name_that_no_library_has_is_a_warning(documented):
     source = ROOM.replace("Do it with `a`.", "Do it as :class:`torch.Tensorr` does.")
     assert "reference target not found: torch.Tensorr" in documented(source)[1]
