@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,11 +66,21 @@ class ConvStem(nn.Module):
     ) -> Float[Tensor, "b tokens width"]:
         """Return one token for every 4×4 pixels, row by row; with ``keep`` for these only."""
         if not self.apart:
-            return self.layers(images).flatten(2).transpose(1, 2)
+            return self.layers(pixels_last(images)).flatten(2).transpose(1, 2)
         b, side = len(images), self.patch_size[0]
         patches = F.unfold(images, side, stride=side).transpose(1, 2)  # (b, n, 3·side·side)
         patches = patches if keep is None else choose(patches, keep)
-        return self.layers(patches.reshape(-1, 3, side, side)).reshape(b, patches.shape[1], -1)
+        pictures = pixels_last(patches.reshape(-1, 3, side, side))
+        return self.layers(pictures).reshape(b, patches.shape[1], -1)
+
+
+def pixels_last(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Lay the channels of a pixel side by side in memory; shape and values stay.
+
+    Convolutions and norms then need no copies into a layout of their own, and the tokens at the
+    end lie as the transformer reads them.
+    """
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def choose(

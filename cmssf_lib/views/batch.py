@@ -20,7 +20,7 @@ def as_float(images: UInt8[Tensor, "b 3 h w"] | Images) -> Images:
             f"expected images of shape (batch, 3, height, width); got {tuple(images.shape)}"
         )
     if images.dtype == torch.uint8:
-        return images.float() / 255
+        return images.float().div_(255)
     if not images.is_floating_point():
         raise TypeError(f"expected uint8 images, or floats in [0, 1]; got {images.dtype}")
     low, high = images.aminmax() if images.numel() else (images.new_zeros(()),) * 2

@@ -38,15 +38,17 @@ def colour_jitter(
         draw = torch.rand(len(images), 1, 1, 1, device=images.device, generator=generator)
         return 1 + strength * (2 * draw - 1)
 
+    # A view is made of many cheap operations, so what costs is the memory they go through: each
+    # line below makes one new tensor and works on in that (the underscores).
     out = images
     if brightness:
-        out = (out * factor(brightness)).clamp(0, 1)
+        out = (out * factor(brightness)).clamp_(0, 1)
     if contrast:
-        mean = grey(out).mean(dim=(1, 2, 3), keepdim=True)
-        out = (mean + (out - mean) * factor(contrast)).clamp(0, 1)
+        mean, f = grey(out).mean(dim=(1, 2, 3), keepdim=True), factor(contrast)
+        out = (out * f).add_(mean * (1 - f)).clamp_(0, 1)
     if saturation:
-        base = grey(out)
-        out = (base + (out - base) * factor(saturation)).clamp(0, 1)
+        base, f = grey(out), factor(saturation)
+        out = (out * f).add_(base * (1 - f)).clamp_(0, 1)
     if hue:
         out = turn_hue(out, (factor(hue) - 1).flatten())
     return torch.where(chosen(images, probability, generator), out, images)
@@ -54,8 +56,8 @@ def colour_jitter(
 
 def grey(images: Images) -> Float[Tensor, "b 1 h w"]:
     """Return how bright each pixel looks."""
-    weights = images.new_tensor(LUMA).view(1, 3, 1, 1)
-    return (images * weights).sum(dim=1, keepdim=True)
+    red, green, blue = images.split(1, dim=1)
+    return (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def greyscale(
@@ -80,12 +82,18 @@ def turn_hue(images: Images, turns: Float[Tensor, " b"]) -> Images:
         images: In [0, 1].
         turns: Part of a full turn for each picture; one third makes red green.
     """
-    value, place = images.max(dim=1)
-    spread = value - images.min(dim=1).values  # (b, h, w)
-    red, green, blue = images.unbind(1)
-    safe = torch.where(spread > 0, spread, 1)
-    sixths = torch.stack([(green - blue) / safe, (blue - red) / safe + 2, (red - green) / safe + 4])
-    hue = sixths.gather(0, place[None])[0] + 6 * turns[:, None, None]  # in sixths of a turn
-    # Each channel falls and rises along the circle; red is full at 0, green at 2, blue at 4.
-    k = (torch.stack([5 + hue, 3 + hue, 1 + hue], dim=1)) % 6
-    return value[:, None] - spread[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+    red, green, blue = images.unbind(1)  # (b, h, w) each
+    value = torch.maximum(torch.maximum(red, green), blue)
+    low = torch.minimum(torch.minimum(red, green), blue)
+    spread = value - low
+    # Where a pixel stands on the circle: red is at 0, green at 1/3, blue at 2/3. First in sixths
+    # and times spread, then in turns; a grey pixel, without spread, gets 0.
+    hue = torch.where(green == value, blue - red + 2 * spread, red - green + 4 * spread)
+    hue = torch.where(red == value, green - blue, hue).div_(6 * spread.clamp_(min=1e-12))
+    hue.add_((turns % 1)[:, None, None])
+    # How far past its own place each channel is, as a part of a turn; one turn is added to all,
+    # because `frac` cuts off towards zero.
+    past = hue[:, None] + (1 + hue.new_tensor([0, 2 / 3, 1 / 3]).view(3, 1, 1))  # (b, 3, h, w)
+    # A channel is full within a sixth of its place and gone within a sixth of the one opposite.
+    full = past.frac_().sub_(0.5).abs_().mul_(6).sub_(1).clamp_(0, 1)
+    return full.mul_(spread[:, None]).add_(low[:, None])

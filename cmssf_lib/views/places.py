@@ -68,11 +68,22 @@ def affine(
         dim=1,
     )  # (b, 2, 3)
     rows, columns = (size, size) if size is not None else (h, w)
-    grid = F.affine_grid(theta, [b, 3, rows, columns], align_corners=False)
+    # Every pixel's place in the picture is its row's part plus its column's part.
+    down, along = centres(rows, device), centres(columns, device)
+    grid = (down[:, None] * theta[:, None, :, 1] + theta[:, None, :, 2])[:, :, None] + (
+        along[:, None] * theta[:, None, :, 0]
+    )[:, None]  # (b, rows, columns, 2)
     # Repeating the outermost pixels keeps a crop at the edge from mixing with black; what
-    # lies outside is made black after.
-    inside = (grid.abs() <= 1).all(dim=3)[:, None]  # (b, 1, rows, columns)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False) * inside
+    # lies outside is made black after. Nothing does where there is only a crop.
+    out = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    if area[1] <= 1 and not (shift or turn or shear):
+        return out
+    return out * (grid.abs().amax(dim=3) <= 1)[:, None]  # (b, 1, rows, columns)
+
+
+def centres(pixels: int, device: torch.device) -> Float[Tensor, " pixels"]:
+    """Return where the middles of so many pixels stand between -1 and 1."""
+    return (2 * torch.arange(pixels, device=device) + 1) / pixels - 1
 
 
 def pixel_shift(images: Images, pixels: int, generator: torch.Generator | None = None) -> Images:
