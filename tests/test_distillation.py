@@ -45,9 +45,9 @@ def batch(data):
     return make_batch(data, torch.arange(8))
 
 
-def byol(config: BYOLConfig = SMALL_BYOL, vision: VisionConfig = VISION) -> BYOL:
+def byol(vision: VisionConfig = VISION, **changes) -> BYOL:
     torch.manual_seed(0)
-    return BYOL(vision, config)
+    return BYOL(vision, dataclasses.replace(SMALL_BYOL, **changes))
 
 
 def dino(vision: VisionConfig = VISION, **changes) -> DINO:
@@ -234,8 +234,38 @@ def test_byol_has_a_predictor_on_one_side_and_batch_norm_in_both_heads():
     method = byol()
     norms = [sum(isinstance(m, nn.BatchNorm1d) for m in head.modules())
              for head in (method.projector, method.predictor)]  # fmt: skip
-    assert norms == [1, 1]
+    assert norms == [2, 1]
     assert not any("predictor" in name for name, _ in method.target_projector.named_parameters())
+
+
+def test_byol_without_a_predictor_compares_the_projections_themselves(batch):
+    method = byol(predictor=False).train()
+    torch.manual_seed(5)
+    out = method.loss(batch)
+    torch.manual_seed(5)
+    both = method.views(batch.images.repeat(2, 1, 1, 1))
+    p = method.projector(method.image_encoder(both))
+    t = method.target_projector(method.target_encoder(both))
+    by_hand = (2 - 2 * torch.cosine_similarity(p, torch.cat([t[8:], t[:8]]))).mean()
+    torch.testing.assert_close(out["loss"], by_hand)
+
+
+def test_byol_without_a_stopped_gradient_is_its_own_target(batch):
+    method = byol(stop_gradient=False).train()
+    with torch.no_grad():  # a target that would be noticed
+        for parameter in method.target_encoder.parameters():
+            parameter.add_(1.0)
+    torch.manual_seed(5)
+    out = method.loss(batch)
+    torch.manual_seed(5)
+    z = method.projector(method.image_encoder(method.views(batch.images.repeat(2, 1, 1, 1))))
+    p, crossed = method.predictor(z), torch.cat([z[8:], z[:8]])
+    by_hand = (2 - 2 * torch.cosine_similarity(p, crossed)).mean()
+    torch.testing.assert_close(out["loss"], by_hand)
+    weight = method.projector[0].weight
+    (ours,) = torch.autograd.grad(out["loss"], weight, retain_graph=True)
+    (whole,) = torch.autograd.grad(by_hand, weight)  # both ways into the loss
+    torch.testing.assert_close(ours, whole, atol=1e-5, rtol=1e-3)
 
 
 # --- DINO -------------------------------------------------------------------------------------
@@ -318,6 +348,20 @@ def test_a_logit_is_a_cosine():
     assert not any(isinstance(m, nn.BatchNorm1d) for m in head.modules())
 
 
+def test_the_head_has_a_batch_norm_when_asked(batch):
+    method = dino(head_norm=True).train()
+    assert sum(isinstance(m, nn.BatchNorm1d) for m in method.head.modules()) == 2
+    method.loss(batch)["loss"].backward()
+    before = method.teacher_head.mlp[1].running_mean.clone()
+    method.after_step(0.5)
+    assert not torch.equal(method.teacher_head.mlp[1].running_mean, before)  # buffers follow too
+
+
+def test_a_batch_norm_in_the_head_refuses_a_batch_of_one(data):
+    with pytest.raises(ValueError, match="a batch of 1: the batch norm"):
+        dino(head_norm=True).train().loss(make_batch(data, torch.tensor([0])))
+
+
 def test_attention_is_a_map_of_the_patches(batch):
     maps = dino().eval().attention(batch.images)
     assert maps.shape == (8, 2, 4, 4)
@@ -383,15 +427,12 @@ def test_a_backbone_without_patches_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (dataclasses.replace(SMALL_BYOL, momentum=-1.0), "the momentum is -1"),
-        (dataclasses.replace(SMALL_BYOL, dim=0), "must be positive"),
-    ],
+    ("change", "message"),
+    [({"momentum": -1.0}, "the momentum is -1"), ({"dim": 0}, "must be positive")],
 )
-def test_a_byol_that_cannot_be_is_refused(config, message):
+def test_a_byol_that_cannot_be_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        byol(config)
+        byol(**change)
 
 
 def test_byol_refuses_a_batch_of_one(data):

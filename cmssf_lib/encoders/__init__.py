@@ -7,7 +7,7 @@ strings, and errors that say what to do.
 
 from cmssf_lib.encoders.attention import cls_attention
 from cmssf_lib.encoders.audio import AudioEncoder, AudioTokens, log_mel
-from cmssf_lib.encoders.heads import ProjectionHead
+from cmssf_lib.encoders.heads import BatchNormHead, ProjectionHead
 from cmssf_lib.encoders.stem import ConvStem
 from cmssf_lib.encoders.text import TextEncoder
 from cmssf_lib.encoders.vision import ImageEncoder, load_weights
@@ -15,6 +15,7 @@ from cmssf_lib.encoders.vision import ImageEncoder, load_weights
 __all__ = [
     "AudioEncoder",
     "AudioTokens",
+    "BatchNormHead",
     "ConvStem",
     "ImageEncoder",
     "ProjectionHead",

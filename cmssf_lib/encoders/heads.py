@@ -14,3 +14,29 @@ class ProjectionHead(nn.Sequential):
 
     def __init__(self, width: int, hidden: int, dim: int) -> None:
         super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+
+class BatchNormHead(nn.Sequential):
+    """An MLP with one hidden layer and a batch norm in it: BYOL's projector and predictor.
+
+    While training, a batch norm lets the pictures of a batch see each other: each is measured
+    against the mean of all. Grill et al. 2020 (BYOL), section 3.3.
+
+    Args:
+        width: Of what comes in.
+        hidden: Of the hidden layer.
+        dim: Of what goes out.
+        norm_output: Whether each dimension of the result is brought to mean 0 and variance 1 as
+            well.
+    """
+
+    def __init__(self, width: int, hidden: int, dim: int, *, norm_output: bool = False) -> None:
+        layers: list[nn.Module] = [
+            nn.Linear(width, hidden, bias=False),  # the norm brings a shift of its own
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, dim),
+        ]
+        if norm_output:
+            layers.append(nn.BatchNorm1d(dim, affine=False))
+        super().__init__(*layers)

@@ -5,7 +5,7 @@ logged against a collapse and read from a history, `checks` what is refused befo
 """
 
 from cmssf_lib.methods.byol import BYOL
-from cmssf_lib.methods.collapse import diagnose, feature_std, rank
+from cmssf_lib.methods.collapse import CollapseWarning, diagnose, feature_std, rank
 from cmssf_lib.methods.dino import DINO
 from cmssf_lib.methods.ema import momentum_copy, momentum_schedule, momentum_update
 from cmssf_lib.methods.mae import MAE
@@ -17,6 +17,7 @@ __all__ = [
     "BYOL",
     "DINO",
     "MAE",
+    "CollapseWarning",
     "MoCo",
     "SimCLR",
     "Supervised",

@@ -14,9 +14,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from cmssf_lib.data import Batch
-from cmssf_lib.encoders import ImageEncoder
+from cmssf_lib.encoders import BatchNormHead, ImageEncoder
 from cmssf_lib.losses import byol_loss
-from cmssf_lib.methods.checks import check_momentum
+from cmssf_lib.methods.checks import check_momentum, check_norms
 from cmssf_lib.methods.collapse import feature_std, rank
 from cmssf_lib.methods.ema import momentum_copy, momentum_schedule, momentum_update
 from cmssf_lib.presets import BYOLConfig, VisionConfig
@@ -29,7 +29,7 @@ class BYOL(nn.Module):
 
     A constant answer would cost nothing, and yet it is not what is learned. Three things stand
     in its way: the predictor, which only the online network has; the gradient that stops at the
-    target; and the target's slowness. Take one away and watch "feature_std" fall to zero.
+    target; and the target's slowness. The configuration can take each of them away.
 
     Args:
         vision: The image encoder.
@@ -50,8 +50,13 @@ class BYOL(nn.Module):
         self.config = config
         self.views = Views(config.views)
         self.image_encoder = ImageEncoder(vision)
-        self.projector = mlp(self.image_encoder.width, config.hidden, config.dim)
-        self.predictor = mlp(config.dim, config.hidden, config.dim)
+        width, hidden, dim = self.image_encoder.width, config.hidden, config.dim
+        # The norm at the projector's end is of SimSiam (Chen & He 2021, section 3) and MoCo v3: it
+        # keeps any one direction of the target from fading while the network is still young.
+        self.projector = BatchNormHead(width, hidden, dim, norm_output=True)
+        self.predictor: nn.Module = (
+            BatchNormHead(dim, hidden, dim) if config.predictor else nn.Identity()
+        )
         self.target_encoder = momentum_copy(self.image_encoder)
         self.target_projector = momentum_copy(self.projector)
 
@@ -69,20 +74,19 @@ class BYOL(nn.Module):
         Raises:
             ValueError: If the batch holds a single picture.
         """
-        if len(batch) < 2:
-            raise ValueError(
-                f"a batch of {len(batch)}: the batch norm of projector and predictor compares "
-                "every picture with the batch's mean, which with one picture leaves nothing. "
-                "Expected at least two; use a larger batch, or drop the last incomplete one"
-            )
+        check_norms(batch, "projector and predictor")
         with stopwatch("views"), torch.no_grad():
             both = self.views(batch.images.repeat(2, 1, 1, 1))  # (2b, 3, h, w)
-        a, b = self.predictor(self.projector(self.features(both))).chunk(2)  # (b, dim) each
-        with torch.no_grad():  # the stopped gradient
-            target_a, target_b = self.target_projector(self.target_encoder(both)).chunk(2)
+        projected = self.projector(self.features(both))  # (2b, dim)
+        a, b = self.predictor(projected).chunk(2)  # (b, dim) each
+        if self.config.stop_gradient:
+            with torch.no_grad():
+                projected = self.target_projector(self.target_encoder(both))
+        target_a, target_b = projected.chunk(2)
         loss = (byol_loss(a, target_b) + byol_loss(b, target_a)) / 2
         with stopwatch("logging"), torch.no_grad():
-            logged = {"feature_std": feature_std(target_a), "rank": rank(target_a)}
+            target = target_a.detach()
+            logged = {"feature_std": feature_std(target), "rank": rank(target)}
         return {"loss": loss, **logged}
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
@@ -105,20 +109,3 @@ class BYOL(nn.Module):
     ) -> Float[Tensor, "b width"]:
         """Return the online encoder's [CLS] vector, all that is kept (section 3.1)."""
         return self.image_encoder(images)
-
-
-def mlp(width: int, hidden: int, dim: int) -> nn.Sequential:
-    """Return projector or predictor: one hidden layer with a batch norm (section 3.3).
-
-    Args:
-        width: Of what comes in.
-        hidden: Of the hidden layer.
-        dim: Of what goes out.
-    """
-    return nn.Sequential(
-        # The norm brings a shift of its own.
-        nn.Linear(width, hidden, bias=False),
-        nn.BatchNorm1d(hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, dim),
-    )

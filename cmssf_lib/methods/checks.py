@@ -16,6 +16,20 @@ def check_batch(batch: Batch) -> None:
         )
 
 
+def check_norms(batch: Batch, where: str) -> None:
+    """Refuse a batch of a single picture where a batch norm stands in the way.
+
+    Raises:
+        ValueError: If there is one picture: measured against itself, nothing of it is left.
+    """
+    if len(batch) < 2:
+        raise ValueError(
+            f"a batch of {len(batch)}: the batch norm of {where} compares every picture with the "
+            "batch's mean, which with one picture leaves nothing. Expected at least two; use a "
+            "larger batch, or drop the last incomplete one"
+        )
+
+
 def check_momentum(momentum: float) -> None:
     """Refuse a momentum that is no part of a whole.
 

@@ -20,6 +20,10 @@ SAME = 0.9999  # a similarity above this: the views themselves are equal
 PINNED = 0.98  # a loss above this part of its value at chance has not left it
 
 
+class CollapseWarning(UserWarning):
+    """A training is on its way to a constant answer, or to few directions; see `diagnose`."""
+
+
 def feature_std(z: Float[Tensor, "b dim"]) -> Float[Tensor, ""]:
     """How far embeddings are spread over the sphere: about 1 if evenly, 0 if all are equal.
 

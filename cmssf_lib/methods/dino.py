@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from cmssf_lib.data import Batch
 from cmssf_lib.encoders import ImageEncoder, cls_attention
 from cmssf_lib.losses import dino_loss, update_centre
-from cmssf_lib.methods.checks import check_momentum
+from cmssf_lib.methods.checks import check_momentum, check_norms
 from cmssf_lib.methods.collapse import spread
 from cmssf_lib.methods.ema import momentum_copy, momentum_schedule, momentum_update
 from cmssf_lib.methods.memory import bytes_a_picture, free_bytes
@@ -31,26 +31,30 @@ from cmssf_lib.views import multi_crop
 class DINOHead(nn.Module):
     """From [CLS] to one logit a prototype (section 3.1 and appendix C).
 
-    An MLP without batch norm ends in a narrow bottleneck. Its output and the prototypes have
-    length one, so a logit is a cosine. This is the paper's weight-normalised last layer with its
-    gain fixed at 1, in one line.
+    An MLP ends in a narrow bottleneck. Its output and the prototypes have length one, so a logit
+    is a cosine. This is the paper's weight-normalised last layer with its gain fixed at 1, in one
+    line. The paper's head has no batch norm; its code has it as an option. In a short training
+    it is needed: the [CLS] vectors of an untrained network are nearly equal, and the norm
+    magnifies what differs.
 
     Args:
         width: Of the encoder.
         hidden: Of the two hidden layers.
         bottleneck: Dimensions just before the prototypes.
         prototypes: Number of outputs.
+        norm: Whether the hidden layers have a batch norm.
     """
 
-    def __init__(self, width: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+    def __init__(
+        self, width: int, hidden: int, bottleneck: int, prototypes: int, *, norm: bool
+    ) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, bottleneck),
-        )
+        layers: list[nn.Module] = []
+        for before in (width, hidden):
+            layers += [nn.Linear(before, hidden, bias=not norm)]
+            layers += [nn.BatchNorm1d(hidden)] if norm else []
+            layers += [nn.GELU()]
+        self.mlp = nn.Sequential(*layers, nn.Linear(hidden, bottleneck))
         self.prototypes = nn.Parameter(torch.randn(prototypes, bottleneck) / bottleneck**0.5)
 
     def forward(
@@ -110,7 +114,11 @@ class DINO(nn.Module):
         self.image_encoder = ImageEncoder(vision)
         self.image_encoder.grid(config.local_size)  # refuses what no patches tile
         self.head = DINOHead(
-            self.image_encoder.width, config.hidden, config.bottleneck, config.prototypes
+            self.image_encoder.width,
+            config.hidden,
+            config.bottleneck,
+            config.prototypes,
+            norm=config.head_norm,
         )
         self.teacher_encoder = momentum_copy(self.image_encoder)
         self.teacher_head = momentum_copy(self.head)
@@ -131,8 +139,11 @@ class DINO(nn.Module):
         Raises:
             MemoryError: If so many views of so many pictures do not fit into memory; before the
                 first step with that many.
+            ValueError: If the head has batch norms and the batch holds a single picture.
         """
         c = self.config
+        if c.head_norm:
+            check_norms(batch, "the head")
         if self.training and len(batch) > self._fitting:
             self._check_memory(batch)
         with stopwatch("views"), torch.no_grad():

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmssf_lib.data import Batch
-from cmssf_lib.encoders import ImageEncoder
+from cmssf_lib.encoders import BatchNormHead, ImageEncoder
 from cmssf_lib.losses import moco_loss
 from cmssf_lib.losses.two_views import check_temperature
-from cmssf_lib.methods.byol import mlp
 from cmssf_lib.methods.checks import check_batch, check_momentum
 from cmssf_lib.methods.collapse import spread
 from cmssf_lib.methods.ema import momentum_copy, momentum_update
@@ -66,7 +65,7 @@ class MoCo(nn.Module):
         self.config = config
         self.views = Views(config.views)
         self.image_encoder = ImageEncoder(vision)
-        self.head = mlp(self.image_encoder.width, config.hidden, config.dim)
+        self.head = BatchNormHead(self.image_encoder.width, config.hidden, config.dim)
         self.momentum_encoder = momentum_copy(self.image_encoder)
         self.momentum_head = momentum_copy(self.head)
         # A buffer: part of state_dict, and so of every checkpoint.

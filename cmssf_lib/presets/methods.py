@@ -52,12 +52,17 @@ class BYOLConfig:
         dim: Dimensions of the target that is predicted.
         momentum: Part of itself that the target network keeps in the first step; it rises to 1
             along half a cosine.
+        predictor: Whether the online network has one. Without it: a lesson in collapse.
+        stop_gradient: Whether the target is a slow copy that gets no gradient. If not, it is the
+            online network itself, gradient and all: another such lesson.
         views: How the two views of a picture are made.
     """
 
     hidden: int = 128
     dim: int = 64
     momentum: float = 0.99
+    predictor: bool = True
+    stop_gradient: bool = True
     views: ViewsConfig = field(default_factory=ViewsConfig)
 
 
@@ -67,6 +72,7 @@ class DINOConfig:
 
     Attributes:
         hidden: Width of the head's hidden layers.
+        head_norm: Whether these have a batch norm.
         bottleneck: Width just before the prototypes.
         prototypes: Number of outputs that student and teacher agree on.
         student_temperature: Divides the student's logits.
@@ -81,6 +87,7 @@ class DINOConfig:
     """
 
     hidden: int = 128
+    head_norm: bool = False
     bottleneck: int = 64
     prototypes: int = 256
     student_temperature: float = 0.1
