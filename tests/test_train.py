@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from dataclasses import replace
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ from torch import nn
 from cmssf_lib import train
 from cmssf_lib.captions import class_caption
 from cmssf_lib.data import ImageTextData, digit_scenes
+from cmssf_lib.methods import CollapseWarning
 from cmssf_lib.presets import PAPER, QUICK, TrainConfig
 from cmssf_lib.runs import Run, build, run_config
 from cmssf_lib.train import checkpoint as checkpoint_file
@@ -136,6 +138,30 @@ def test_training_equals_a_loop_written_by_hand(data):
         loss.backward()
         optimizer.step()
     assert same_weights(ours.state_dict(), hand.state_dict())
+
+
+class Collapsed(Linear):
+    """Reports a spread that falls to nothing in its third epoch, or never."""
+
+    def __init__(self, falls):
+        super().__init__()
+        self.falls = falls
+
+    def loss(self, batch):
+        collapsed = self.falls and len(self.progress) >= 6  # three steps an epoch
+        spread = torch.tensor(0.01 if collapsed else 0.9)
+        return {**super().loss(batch), "feature_std": spread, "rank": torch.tensor(20.0)}
+
+
+def test_a_collapse_is_said_once_with_its_likely_cause(data):
+    config = replace(TINY.train, epochs=5)
+    with pytest.warns(CollapseWarning, match=r"epoch 3: .*same embedding.*predictor") as said:
+        run = fit(Collapsed(True), data, config, progress=False)
+    assert len(said) == 1
+    assert run.series("feature_std") == pytest.approx([0.9, 0.9, 0.01, 0.01, 0.01])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(Collapsed(False), data, config, progress=False)
 
 
 def test_it_learns(data):

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from tqdm.auto import tqdm
 
 from cmssf_lib.data import ImageTextData, batches
 from cmssf_lib.data.image_text import step_seed
+from cmssf_lib.methods import CollapseWarning, diagnose
 from cmssf_lib.presets import TrainConfig
 from cmssf_lib.runs import Run, environment
 from cmssf_lib.timing import stopwatch
@@ -32,6 +34,9 @@ from cmssf_lib.train.steps import check, learning_rate, make_optimizer, stop_if_
 
 #: Parts of a step that are not the encoders' arithmetic; together they should stay under 10 %.
 OVERHEAD = ("data", "views", "logging")
+#: Part of a training, and epochs at least, in which a row that looks like a collapse is no news:
+#: every training begins near one.
+GRACE, GRACE_EPOCHS = 0.25, 2
 
 
 def fit(
@@ -70,6 +75,8 @@ def fit(
         FloatingPointError: If the loss or the gradient is not finite. The run stops before the
             step is taken and the last checkpoint stays.
         KeyboardInterrupt: After Ctrl-C, once the checkpoint is written.
+        CollapseWarning: A warning, once, if the history shows a collapse after the first quarter
+            of the training.
         OSError: If the disk is full, or would be after the first checkpoint.
     """
     check(config, data)
@@ -107,6 +114,7 @@ def _train(
     steps = steps_an_epoch * config.epochs
     random_state = torch.get_rng_state()  # the caller's; every step below seeds its own
     saved_at = time.monotonic()
+    warned, grace = False, max(GRACE_EPOCHS, GRACE * config.epochs)
     hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
     with interruptible() as interrupted:
         for epoch in range(done // steps_an_epoch, config.epochs):
@@ -175,6 +183,9 @@ def _train(
                 method.eval()
                 row |= {key: float(value) for key, value in each_epoch(method).items()}
             run.history.append(row)
+            if not warned and epoch >= grace and (cause := diagnose(row)):
+                warned = True
+                warnings.warn(f"epoch {epoch + 1}: {cause}", CollapseWarning, stacklevel=3)
             run.environment["peak_memory_gb"] = round(peak_memory_gb(), 2)
             checkpoint.sums.clear()
             run.save()
