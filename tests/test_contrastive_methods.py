@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -230,6 +231,21 @@ def test_moco_is_asked_on_the_queue_as_it_was(batch):
     # First in, first out: eight old keys are gone, the batch's stand at the end.
     assert torch.equal(method.queue[:16], before[8:])
     torch.testing.assert_close(method.queue[16:], key)
+
+
+def test_moco_asks_among_the_keys_of_the_batch_when_told_to(batch):
+    config = replace(MOCO, in_batch=True)
+    method = new(config).train()
+    before = method.queue.clone()
+    ours = loss(method, batch)
+    torch.manual_seed(0)
+    first, second = method.views(batch.images.repeat(2, 1, 1, 1)).chunk(2)
+    query = method.head(method.image_encoder(first))
+    key = method.momentum_head(method.momentum_encoder(second))
+    expected = moco_loss(query, key, before, MOCO.temperature, in_batch=True)
+    torch.testing.assert_close(ours["loss"], expected)
+    assert ours["chance"].item() == pytest.approx(math.log(8 + 24))
+    torch.testing.assert_close(method.queue[16:], F.normalize(key, dim=1))
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])

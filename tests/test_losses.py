@@ -433,6 +433,19 @@ def test_moco_equals_slow_loops(n, keys, temperature):
     )
 
 
+@pytest.mark.parametrize(("n", "keys"), [(1, 1), (3, 2), (5, 10)])
+@pytest.mark.parametrize("temperature", [0.07, 2.0])
+def test_moco_with_the_keys_of_the_batch_equals_slow_loops(n, keys, temperature):
+    query, key, queue = embeddings(n, n, 5), embeddings(n + 1, n, 5), embeddings(n + 2, keys, 5)
+    # Each query on its own: the other pictures' keys are as good as old ones.
+    each = [
+        slow_moco(query[[i]], key[[i]], torch.cat([key[:i], key[i + 1 :], queue]), temperature)
+        for i in range(n)
+    ]
+    ours = moco_loss(query, key, queue, temperature, in_batch=True)
+    assert ours.item() == pytest.approx(sum(each) / n, abs=1e-10)
+
+
 @pytest.mark.parametrize(
     "labels", [[0, 0], [3, 1], [0, 1, 2, 3], [0, 0, 1, 1, 1, 2], [5, 5, 5]], ids=str
 )
@@ -449,6 +462,8 @@ def test_supcon_equals_slow_loops(labels, temperature):
 def test_equal_embeddings_cost_the_logarithm_of_the_choices(n, keys):
     same, queue = torch.ones(n, 8), torch.ones(keys, 8)
     assert moco_loss(same, same, queue, 0.2).item() == pytest.approx(math.log(1 + keys), abs=1e-5)
+    in_batch = moco_loss(same, same, queue, 0.2, in_batch=True)
+    assert in_batch.item() == pytest.approx(math.log(n + keys), abs=1e-5)
     labels = torch.arange(n) // 2
     assert supcon_loss(same, same, labels, 0.2).item() == pytest.approx(
         math.log(2 * n - 1), abs=1e-5
@@ -517,7 +532,10 @@ def test_gradients_of_moco_and_supcon_agree_with_finite_differences():
     labels = torch.tensor([0, 1, 0, 2])
     a, b = embeddings(1, 4, 3).requires_grad_(True), embeddings(2, 4, 3).requires_grad_(True)
     queue = embeddings(3, 5, 3).requires_grad_(True)
-    assert torch.autograd.gradcheck(lambda q, k, old: moco_loss(q, k, old, 0.3), (a, b, queue))
+    for in_batch in (False, True):
+        assert torch.autograd.gradcheck(
+            lambda q, k, old, b=in_batch: moco_loss(q, k, old, 0.3, in_batch=b), (a, b, queue)
+        )
     assert torch.autograd.gradcheck(lambda x, y: supcon_loss(x, y, labels, 0.3), (a, b))
 
 

@@ -50,12 +50,14 @@ def moco_loss(
     key: Float[Tensor, "b dim"],
     queue: Float[Tensor, "queue dim"],
     temperature: float,
+    *,
+    in_batch: bool = False,
 ) -> Float[Tensor, ""]:
     """Contrastive loss against a queue: InfoNCE as MoCo trains it.
 
     Each query looks for its own key among that key and the keys of the queue. The other keys of
     the batch are not asked: they come in by the queue, one step later. Identical embeddings
-    everywhere give ln(1 + queue).
+    everywhere give ln(1 + queue), and ln(b + queue) with the batch's keys.
 
     Args:
         query: Embeddings of the first views, by the network that is trained.
@@ -64,6 +66,8 @@ def moco_loss(
             them without a gradient.
         queue: Keys of earlier batches. The batch's own must not be among them yet.
         temperature: Divides the cosine similarities.
+        in_batch: Whether the keys of the batch's other pictures are negatives at once (as in
+            MoCo v3, which has no queue). They are the freshest, and they share the query's batch.
 
     Returns:
         The mean loss over the queries.
@@ -74,7 +78,8 @@ def moco_loss(
 
     References:
         He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning"
-        (MoCo), equation 1 and algorithm 1.
+        (MoCo), equation 1 and algorithm 1; Chen, Xie & He 2021, "An Empirical Study of Training
+        Self-Supervised Vision Transformers" (MoCo v3), section 3, for the batch's own keys.
     """
     check_shapes(query, key)
     check_temperature(temperature)
@@ -84,6 +89,9 @@ def moco_loss(
             "least one key: without negatives the loss is 0 whatever the model does."
         )
     query, key, queue = (F.normalize(x, dim=1) for x in (query, key, queue))
+    if in_batch:
+        logits = query @ torch.cat([key, queue]).T / temperature  # (b, b + queue)
+        return F.cross_entropy(logits, torch.arange(len(query), device=query.device))
     own = (query * key).sum(dim=1, keepdim=True)  # (b, 1)
     logits = torch.cat([own, query @ queue.T], dim=1) / temperature  # (b, 1 + queue)
     return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))

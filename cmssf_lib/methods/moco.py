@@ -35,11 +35,12 @@ class MoCo(nn.Module):
     The loss is asymmetric, as in the paper: the first view asks, the second answers. A symmetric
     one sees every picture twice a step and must not be compared with it at equal epochs.
 
-    Prefer an encoder without batch norm (``norm="group"``). While training, batch norm lets the
-    pictures of a batch see each other; a query and its key come from the same batch, so its
-    statistics can tell them from the queue. The paper shuffles the keys among several GPUs
-    against this, which on one device does nothing. The head has a batch norm in its hidden layer
-    all the same: without it a short training keeps to a few directions (watch "rank").
+    While training, batch norm lets the pictures of a batch see each other; a query and its key
+    come from the same batch, so its statistics can tell them from the queue: a leak. The paper
+    shuffles the keys among several GPUs against it, which on one device does nothing. Here the
+    remedy is ``in_batch``: the batch's other keys, which share its statistics, are negatives
+    too. An encoder without batch norm (``norm="group"``) leaks less; the head keeps its norm,
+    without which a short training uses few directions (watch "rank").
 
     Args:
         vision: The image encoder.
@@ -100,7 +101,8 @@ class MoCo(nn.Module):
         with torch.no_grad():
             key = F.normalize(self.momentum_head(self.momentum_encoder(second)), dim=1)
         queue = self.queue  # as it was: with its own key in it, a query would push that away
-        loss = moco_loss(query, key, queue, self.config.temperature)
+        in_batch = self.config.in_batch
+        loss = moco_loss(query, key, queue, self.config.temperature, in_batch=in_batch)
         if self.training:
             # First in, first out. A new tensor: `loss` still needs the old one for its gradient.
             self.queue = torch.cat([queue[len(key) :], key])
@@ -111,7 +113,8 @@ class MoCo(nn.Module):
                 # The mean over all pairs is the product of the means.
                 "negative_similarity": unit.mean(dim=0) @ queue.mean(dim=0),
             }
-        return {"loss": loss, **logged, **spread(query, math.log(1 + len(queue)))}
+        candidates = len(queue) + (len(key) if in_batch else 1)
+        return {"loss": loss, **logged, **spread(query, math.log(candidates))}
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Return `loss`; PyTorch's wrappers for several processes call a module this way."""

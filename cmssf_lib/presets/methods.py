@@ -31,6 +31,7 @@ class MoCoConfig:
         dim: Dimensions in which views are compared.
         temperature: Divides the cosine similarities.
         queue: Number of keys that are kept as negatives; a multiple of the batch size.
+        in_batch: Whether the keys of the batch's other pictures are negatives as well.
         momentum: Part of itself that the momentum encoder keeps in a step.
         views: How the two views of a picture are made.
     """
@@ -39,6 +40,7 @@ class MoCoConfig:
     dim: int = 64
     temperature: float = 0.2
     queue: int = 2048
+    in_batch: bool = False
     momentum: float = 0.99
     views: ViewsConfig = field(default_factory=ViewsConfig)
 
