@@ -7,8 +7,16 @@ a symbol or a frame. Every figure has a white ground of its own and reads on a d
 """
 
 from cmssf_lib.plots.attention import attention_maps, attention_pixels, co_attention_diagram
+from cmssf_lib.plots.compare import run_curves
+from cmssf_lib.plots.contrastive import pairs_on_circle, setting_sweeps
+from cmssf_lib.plots.distillation import cls_attention_grid
 from cmssf_lib.plots.fusion import accuracy_points, robustness_curves
 from cmssf_lib.plots.pictures import caption_grid, image_grid, retrieval_gallery, views_grid
+from cmssf_lib.plots.reconstruction import (
+    masked_autoencoder_diagram,
+    masked_pictures,
+    reconstructions,
+)
 from cmssf_lib.plots.space import tsne
 from cmssf_lib.plots.style import COLOURS, Picture, panels
 from cmssf_lib.plots.tones import tone_panels
@@ -22,13 +30,20 @@ __all__ = [
     "attention_maps",
     "attention_pixels",
     "caption_grid",
+    "cls_attention_grid",
     "co_attention_diagram",
     "image_grid",
     "loss_curves",
+    "masked_autoencoder_diagram",
+    "masked_pictures",
+    "pairs_on_circle",
     "panels",
+    "reconstructions",
     "retrieval_curve",
     "retrieval_gallery",
     "robustness_curves",
+    "run_curves",
+    "setting_sweeps",
     "similarity_curves",
     "tone_panels",
     "tsne",
