@@ -5,7 +5,15 @@ with the likely misconception, or returns what was shown. One file a chapter: a 
 adds its file and its line in `EXERCISES`.
 """
 
-from cmssf_lib.check import chapter_00, chapter_01, chapter_02, chapter_03
+from cmssf_lib.check import (
+    chapter_00,
+    chapter_01,
+    chapter_02,
+    chapter_03,
+    chapter_04,
+    chapter_05,
+    chapter_06,
+)
 from cmssf_lib.check.answers import Exercise, Wrong
 
 #: Every exercise of the book by its number, "chapter.exercise".
@@ -14,6 +22,9 @@ EXERCISES: dict[str, Exercise] = {
     **chapter_01.EXERCISES,
     **chapter_02.EXERCISES,
     **chapter_03.EXERCISES,
+    **chapter_04.EXERCISES,
+    **chapter_05.EXERCISES,
+    **chapter_06.EXERCISES,
 }
 
 __all__ = ["EXERCISES", "check", "verdict"]
