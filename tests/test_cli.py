@@ -283,6 +283,7 @@ TINY_FEATURES = [
         "vision.depth=1",
         "moco.queue=64",
         "dino.prototypes=16",
+        "fine_tune.steps=4",
         "train.batch_size=32",
         "train.epochs=1",
     )
@@ -295,11 +296,14 @@ def test_every_method_is_trained_and_measured(method, tmp_path, capsys):
     command = ["train", method, "--preset=quick", f"--run={folder}", *TINY_FEATURES]
     assert cli.main(command) == 0
     run = Run.load(folder)
-    assert set(run.config) - {"method", "preset", "data_fingerprint"} == {
+    judged = {"fine_tune"} if method == "mae" else set()
+    assert set(run.config) - {"method", "preset", "data_fingerprint"} == judged | {
         "data", "vision", "train", method,
     }  # fmt: skip
     assert {"loss", "validation_knn"} <= run.history[-1].keys()
     assert {"knn", "linear_10_per_class"} <= run.results.keys()
+    for start in ("", "untrained_"):
+        assert (f"{start}fine_tuned_10_per_class" in run.results) is (method == "mae")
     assert run.outputs["features"].shape == (120, 16)
     capsys.readouterr()
     assert cli.main(["evaluate", str(folder)]) == 0

@@ -49,7 +49,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
     method = run.method(splits.train)
     method.to("cuda" if torch.cuda.is_available() else "cpu")
     measure = measures(run.config["method"])
-    results = measure.report(method, splits)
+    results = measure.report(method, splits, preset_of(run.config))
     print_results(results, beside=run.results)
     print(f"peak memory: {peak_memory_gb():.2f} GB")
     if not run.results:  # trained, but stopped before the evaluation
@@ -125,7 +125,7 @@ def train_run(chosen: Preset, method_name: str, folder: str | Path, data: str | 
     )
     measure.finish(method, validation)
     run.save_weights(method)  # with what was fitted
-    run.results = measure.report(method, splits)
+    run.results = measure.report(method, splits, chosen)
     run.outputs = measure.outputs(method, splits)
     run.environment["peak_memory_gb"] = round(peak_memory_gb(), 2)  # evaluation included
     run.save()

@@ -1,7 +1,7 @@
 """What is measured of each method: after every epoch, at the end, and in a line of a list."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
@@ -14,6 +14,7 @@ from cmssf_lib.evaluate import (
     embed,
     embed_features,
     embed_prompts,
+    fine_tune_report,
     fusion_monitor,
     fusion_outputs,
     fusion_report,
@@ -25,6 +26,7 @@ from cmssf_lib.evaluate import (
 )
 from cmssf_lib.fusion import FusionClassifier
 from cmssf_lib.presets import Preset
+from cmssf_lib.runs import build, run_config
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,15 @@ class Measures:
         monitor: Called with method, validation set, training set and preset after every epoch.
         finish: Called with method and validation set when the training is over, for what is
             fitted on held-out pictures.
-        report: Called with method and splits, once, at the end: the results.
-        outputs: Called likewise: the arrays behind the results.
+        report: Called with method, splits and preset, once, at the end: the results.
+        outputs: Called with method and splits: the arrays behind the results.
         headline: The result that a list of runs shows.
         watched: The column of the history that the line of an epoch shows.
     """
 
     monitor: Callable[[nn.Module, ImageTextData, ImageTextData, Preset], Mapping[str, float]]
     finish: Callable[[nn.Module, ImageTextData], None]
-    report: Callable[[nn.Module, Splits], dict[str, float]]
+    report: Callable[[nn.Module, Splits, Preset], dict[str, float]]
     outputs: Callable[[nn.Module, Splits], dict[str, np.ndarray]]
     headline: str
     watched: str
@@ -51,7 +53,7 @@ class Measures:
 
 def measures(method: str) -> Measures:
     """Return how a method is judged, by its name."""
-    return {"cmssf": _CMSSF, "fusion": _FUSION}.get(method, _FEATURES)
+    return {"cmssf": _CMSSF, "fusion": _FUSION, "mae": _MAE}.get(method, _FEATURES)
 
 
 def _monitor_cmssf(
@@ -62,7 +64,7 @@ def _monitor_cmssf(
     return monitor(method, validation, preset.train.batch_size, prompts=prompts)
 
 
-def _report_cmssf(method: nn.Module, splits: Splits) -> dict[str, float]:
+def _report_cmssf(method: nn.Module, splits: Splits, preset: Preset) -> dict[str, float]:
     assert isinstance(method, CMSSF)
     return report(method, splits)
 
@@ -107,7 +109,7 @@ def _finish_fusion(method: nn.Module, validation: ImageTextData) -> None:
         method.fit_rule(validation)
 
 
-def _report_fusion(method: nn.Module, splits: Splits) -> dict[str, float]:
+def _report_fusion(method: nn.Module, splits: Splits, preset: Preset) -> dict[str, float]:
     assert isinstance(method, FusionClassifier)
     return fusion_report(method, splits.test)
 
@@ -137,7 +139,7 @@ def _monitor_features(
     return {"validation_knn": accuracy(voted, validation.labels.cpu())}
 
 
-def _report_features(method: nn.Module, splits: Splits) -> dict[str, float]:
+def _report_features(method: nn.Module, splits: Splits, preset: Preset) -> dict[str, float]:
     return probe_report(method, splits, per_class=10)
 
 
@@ -157,3 +159,30 @@ _FEATURES = Measures(
     headline="knn",
     watched="validation_knn",
 )
+
+
+def _report_mae(method: nn.Module, splits: Splits, preset: Preset) -> dict[str, float]:
+    """Judge the features as they are and the weights as a start, beside fresh weights."""
+
+    def judged(one: nn.Module) -> dict[str, float]:
+        tuned = preset.fine_tune
+        return probe_report(one, splits, per_class=10) | fine_tune_report(
+            one,
+            splits,
+            per_class=10,
+            steps=tuned.steps,
+            batch_size=tuned.batch_size,
+            lr=tuned.lr,
+            views=tuned.views,
+        )
+
+    results = judged(method)
+    if preset.fine_tune.baseline:
+        fresh = build(run_config(preset, "mae", splits.train), splits.train)
+        fresh.to(next(method.parameters()).device)
+        results |= {f"untrained_{name}": value for name, value in judged(fresh).items()}
+    return results
+
+
+# A masked autoencoder's features are half-way to its decoder: what counts is where they lead to.
+_MAE = replace(_FEATURES, report=_report_mae, headline="fine_tuned_10_per_class")

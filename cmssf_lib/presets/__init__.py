@@ -20,6 +20,7 @@ from cmssf_lib.presets.fusion import FusionConfig
 from cmssf_lib.presets.methods import (
     BYOLConfig,
     DINOConfig,
+    FineTuneConfig,
     MAEConfig,
     MoCoConfig,
     SimCLRConfig,
@@ -37,6 +38,7 @@ __all__ = [
     "CMSSFConfig",
     "DINOConfig",
     "DataConfig",
+    "FineTuneConfig",
     "FusionConfig",
     "MAEConfig",
     "MoCoConfig",

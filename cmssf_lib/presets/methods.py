@@ -141,3 +141,22 @@ class SupervisedConfig:
     dim: int = 64
     temperature: float = 0.1
     views: ViewsConfig = field(default_factory=ViewsConfig)
+
+
+@dataclass(frozen=True)
+class FineTuneConfig:
+    """Training on from a method's weights with few labels, to judge them as a start.
+
+    Attributes:
+        steps: Of the optimizer; the same for every start and every number of labels.
+        batch_size: Pictures a step.
+        lr: Largest learning rate.
+        baseline: Whether the same network with fresh weights goes through it as well.
+        views: How a picture is varied.
+    """
+
+    steps: int = 600
+    batch_size: int = 50
+    lr: float = 3e-3
+    baseline: bool = True
+    views: ViewsConfig = field(default_factory=ViewsConfig)

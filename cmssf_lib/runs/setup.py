@@ -23,6 +23,7 @@ from cmssf_lib.presets import (
     CMSSFConfig,
     DataConfig,
     DINOConfig,
+    FineTuneConfig,
     FusionConfig,
     MAEConfig,
     MoCoConfig,
@@ -35,7 +36,7 @@ from cmssf_lib.presets import (
     VisionConfig,
 )
 
-#: Settings that only one method reads.
+#: Settings that not every method reads.
 OWN_SETTINGS = {
     "fusion": FusionConfig,
     "simclr": SimCLRConfig,
@@ -44,6 +45,7 @@ OWN_SETTINGS = {
     "dino": DINOConfig,
     "mae": MAEConfig,
     "supervised": SupervisedConfig,
+    "fine_tune": FineTuneConfig,
 }
 PACKAGES = ("cmssf", "torch", "torchvision", "timm", "transformers", "accelerate", "numpy")
 T = TypeVar("T")
