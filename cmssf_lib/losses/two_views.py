@@ -66,8 +66,8 @@ def moco_loss(
             them without a gradient.
         queue: Keys of earlier batches. The batch's own must not be among them yet.
         temperature: Divides the cosine similarities.
-        in_batch: Whether the keys of the batch's other pictures are negatives at once (as in
-            MoCo v3, which has no queue). They are the freshest, and they share the query's batch.
+        in_batch: Whether the keys of the batch's other pictures are negatives at once, the
+            freshest there are (as in MoCo v3, which has no others).
 
     Returns:
         The mean loss over the queries.

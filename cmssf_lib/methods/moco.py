@@ -35,12 +35,14 @@ class MoCo(nn.Module):
     The loss is asymmetric, as in the paper: the first view asks, the second answers. A symmetric
     one sees every picture twice a step and must not be compared with it at equal epochs.
 
-    While training, batch norm lets the pictures of a batch see each other; a query and its key
-    come from the same batch, so its statistics can tell them from the queue: a leak. The paper
-    shuffles the keys among several GPUs against it, which on one device does nothing. Here the
-    remedy is ``in_batch``: the batch's other keys, which share its statistics, are negatives
-    too. An encoder without batch norm (``norm="group"``) leaks less; the head keeps its norm,
-    without which a short training uses few directions (watch "rank").
+    Keys age while they wait, and a short training changes its network fast. ``in_batch`` asks
+    among the freshest ones as well, those of the batch's other pictures: there they are worth
+    more than a long queue.
+
+    While training, batch norm lets the pictures of a batch see each other, and a query and its
+    key share a batch. The paper shuffles the keys among several GPUs against it, which on one
+    device does nothing. An encoder can do without batch norm (``norm="group"``); the head keeps
+    its own, without which a short training uses few directions (watch "rank").
 
     Args:
         vision: The image encoder.
