@@ -11,6 +11,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 LAB_INSTALLED := $(VENV)/.installed-lab
 NOTEBOOKS ?=
+BENCH ?=
 
 # Tools, and the kernel `python3` of the notebooks, come from the environment and nowhere else.
 PATH_OUTSIDE := $(PATH)
@@ -18,7 +19,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help book test lab notebooks lint browser repository clean
+.PHONY: help book test lab notebooks lint bench browser repository clean
 
 help: ## Show this list
 	@echo "CMSSF, the book that runs. Usage: make TARGET [PYTHON=python3.12]"
@@ -41,6 +42,9 @@ lint: $(INSTALLED) ## Check style, format and types
 	ruff check .
 	ruff format --check .
 	mypy
+
+bench: $(INSTALLED) ## Time the library beside lightly, minutes [BENCH="views step overhead mae"]
+	PYTHONPATH=tests python -m benchmarks $(BENCH)
 
 repository: $(INSTALLED) ## Set the repository's address everywhere [URL=https://github.com/ada/book]
 	python .ci/set_repository.py "$(URL)"

@@ -1,6 +1,7 @@
 """Views: in range, one draw a picture, and equal to torchvision where it does the same."""
 
 import math
+from dataclasses import replace
 
 import jaxtyping
 import pytest
@@ -570,3 +571,132 @@ def test_a_ratio_is_taken_exactly():
 def test_a_ratio_outside_zero_to_one_is_refused(ratio):
     with pytest.raises(ValueError, match="between 0 and 1, both excluded"):
         patch_mask(2, 16, ratio)
+
+
+# --- the same augmentation as lightly's -------------------------------------------------------
+
+# What can be read off a picture made for it, with views that change only that. Each with a
+# settings a tenth off, which the comparison must notice. A crop of these areas always fits into
+# the picture; of the others the last test tells.
+CROPS = {"area": (0.2, 0.75), "ratio": (0.75, 4 / 3)}
+LAWS = {
+    "area": (CROPS, [{"area": (0.22, 0.75)}, {"area": (0.2, 0.675)}]),
+    "shape": (CROPS, [{"ratio": (0.825, 4 / 3)}, {"ratio": (0.75, 1.2)}]),
+    "place": (CROPS, []),
+    "brightness": ({"brightness": 0.4}, [{"brightness": 0.36}, {"brightness": 0.44}]),
+    "contrast": ({"contrast": 0.4}, [{"contrast": 0.36}, {"contrast": 0.44}]),
+    "saturation": ({"saturation": 0.4}, [{"saturation": 0.36}, {"saturation": 0.44}]),
+    "hue": ({"hue": 0.1}, [{"hue": 0.09}, {"hue": 0.11}]),
+}
+SHARES = {"flip": 0.5, "jitter": 0.8, "grey": 0.2}
+BRIGHTEST = (0.299 * 180 + 0.587 * 120 + 0.114 * 60) / 255  # half of the picture "shares"
+
+
+def probe(name: str) -> torch.Tensor:
+    """A picture (3, side, side) of bytes on which the change of that name can be read."""
+    if name in ("area", "shape", "place"):  # red says how far to the right, green how far down
+        ramp = (torch.arange(128) + 0.5) / 128 * 255
+        across, down = ramp.expand(128, 128), ramp[:, None].expand(128, 128)
+        return torch.stack([across, down, torch.zeros(128, 128)]).round().to(torch.uint8)
+    left, right = {
+        "brightness": ((128, 128, 128), (128, 128, 128)),
+        "contrast": ((77, 77, 77), (179, 179, 179)),
+        "saturation": ((179, 128, 77), (179, 128, 77)),
+        "hue": ((255, 0, 0), (255, 0, 0)),
+        "shares": ((180, 120, 60), (120, 80, 40)),
+    }[name]
+    halves = torch.tensor([left] * 4 + [right] * 4, dtype=torch.uint8)  # (8, 3)
+    return halves.T[:, None].expand(3, 8, 8).contiguous()
+
+
+def reading(name: str, views: torch.Tensor) -> torch.Tensor:
+    """What a view (n, 3, side, side) shows of its change: one number each."""
+    left, right = views[:, :, 4, 2], views[:, :, 4, 5]  # (n, 3)
+    match name:
+        case "area" | "shape" | "place":
+            wide = (views[:, 0, 8, 12] - views[:, 0, 8, 4]) * 2  # half of the columns
+            high = (views[:, 1, 12, 8] - views[:, 1, 4, 8]) * 2
+            middle = views[:, 0, 8, 7:9].mean(dim=1)
+            return {"area": wide * high, "shape": (wide / high).log(), "place": middle}[name]
+        case "brightness":
+            return left[:, 0] / (128 / 255)
+        case "contrast":
+            return (right[:, 0] - left[:, 0]) / (102 / 255)
+        case "saturation":
+            return (left[:, 0] - left[:, 2]) / (102 / 255)
+        case "hue":
+            return (left[:, 1] - left[:, 2]) / 6
+        case "flip":  # the darker side is left
+            return (left.sum(dim=1) < right.sum(dim=1)).float()
+        case "grey":
+            return ((left[:, 0] - left[:, 2]).abs() < 1e-3).float()
+        case "jitter":  # of the brightness; grey keeps how bright a picture looks
+            return ((grey(views).amax(dim=(1, 2, 3)) - BRIGHTEST).abs() > 2 / 255).float()
+    raise KeyError(name)
+
+
+def our_views(name: str, config: ViewsConfig, n: int) -> torch.Tensor:
+    picture, views, generator = probe(name), Views(config), random(0)
+    size = min(picture.shape[1], 16)
+    parts = [views(picture.expand(200, -1, -1, -1), generator, size) for _ in range(n // 200)]
+    return torch.cat(parts)
+
+
+def lightlys_views(name: str, config: ViewsConfig, n: int) -> torch.Tensor:
+    pytest.importorskip("lightly", reason="lightly is the oracle of this test")
+    from benchmarks.pictures import lightlys_transform  # it needs lightly
+
+    picture = probe(name)
+    view = lightlys_transform(config, min(picture.shape[1], 16)).transforms[0].transform
+    if name == "hue":  # PIL rounds it to a byte; on floats the same transform does not
+        view, picture = view.transforms[4], picture / 255
+    else:
+        picture = tv.to_pil_image(picture)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return torch.stack([view(picture) for _ in range(n)])
+
+
+def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """How far two samples lie apart at their ends and in their mean, as a part of their width."""
+    ends = torch.tensor([0.02, 0.98])
+    a, b = ours.quantile(ends), theirs.quantile(ends)
+    means = (ours.mean() - theirs.mean()).abs()
+    return float(torch.cat([(a - b).abs(), means[None]]).max() / (b[1] - b[0]))
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_a_change_is_drawn_as_lightly_draws_it(name):
+    settings, others = LAWS[name]
+    theirs = reading(name, lightlys_views(name, ViewsConfig(**settings), 2500))
+
+    def distance(**changed: tuple[float, float] | float) -> float:
+        config = ViewsConfig(**settings | changed)
+        return apart(reading(name, our_views(name, config, 4000)), theirs)
+
+    assert distance() < 0.02
+    for other in others:
+        assert distance(**other) > 0.02
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_a_change_happens_as_often_as_lightlys(name):
+    config = ViewsConfig(**{name: SHARES[name]}, brightness=0.4 if name == "jitter" else 0)
+    theirs = reading(name, lightlys_views("shares", config, 6000)).mean()
+
+    def ours(share: float) -> float:
+        changed = replace(config, **{name: share})
+        return float(reading(name, our_views("shares", changed, 20_000)).mean())
+
+    assert ours(SHARES[name]) == pytest.approx(float(theirs), rel=0.05)
+    for other in (0.9, 1.1):
+        assert ours(other * SHARES[name]) != pytest.approx(float(theirs), rel=0.05)
+
+
+def test_a_crop_that_does_not_fit_is_cut_here_and_drawn_again_there():
+    """The one difference: where the area may be the whole, our crops are a little larger."""
+    config = ViewsConfig(area=(0.2, 1.0), ratio=(0.75, 4 / 3))
+    ours = reading("area", our_views("area", config, 6000)).mean()
+    theirs = reading("area", lightlys_views("area", config, 3000)).mean()
+    assert float(ours) == pytest.approx(0.593, abs=0.01)
+    assert float(theirs) == pytest.approx(0.538, abs=0.015)
