@@ -518,3 +518,32 @@ def test_only_matrices_decay_and_the_text_tower_has_its_own_rate(data):
             0.25 if name.startswith("text_") else 1.0,
         )
         assert found[name] == expected, name
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="about glibc's allocator")
+def test_freed_memory_is_kept_for_the_next_step():
+    """Once warm, a large tensor costs no fresh pages; before, each one costs all of them."""
+    code = textwrap.dedent("""
+        import resource, torch
+        from cmssf_lib.train import keep_freed_memory
+
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(10):
+                torch.ones(16_000_000)  # 64 MB, 16,000 pages
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        faults()
+        fresh = faults()
+        keep_freed_memory()
+        faults()
+        print(fresh, faults())
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    fresh, kept = map(int, done.stdout.split())
+    if fresh < 1000:
+        pytest.skip("this C library keeps freed memory by itself, or uses huge pages")
+    assert kept < fresh / 10

@@ -1,6 +1,14 @@
 """Training: one loop for every method, with checkpoints that go on bit for bit (see `fit`)."""
 
-from cmssf_lib.train.loop import OVERHEAD, fit, peak_memory_gb
+from cmssf_lib.train.loop import OVERHEAD, fit
+from cmssf_lib.train.memory import keep_freed_memory, peak_memory_gb
 from cmssf_lib.train.steps import learning_rate, make_optimizer
 
-__all__ = ["OVERHEAD", "fit", "learning_rate", "make_optimizer", "peak_memory_gb"]
+__all__ = [
+    "OVERHEAD",
+    "fit",
+    "keep_freed_memory",
+    "learning_rate",
+    "make_optimizer",
+    "peak_memory_gb",
+]

@@ -7,7 +7,6 @@ else. That is why a run that was killed goes on bit for bit as if nothing had ha
 import math
 import os
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -17,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -30,6 +28,7 @@ from cmssf_lib.presets import TrainConfig
 from cmssf_lib.runs import Run, environment
 from cmssf_lib.timing import stopwatch
 from cmssf_lib.train.checkpoint import Checkpoint
+from cmssf_lib.train.memory import keep_freed_memory, peak_memory_gb
 from cmssf_lib.train.steps import check, learning_rate, make_optimizer, stop_if_not_finite
 
 #: Parts of a step that are not the encoders' arithmetic; together they should stay under 10 %.
@@ -105,6 +104,7 @@ def _train(
     watch: Callable[[Run], None] | None,
     progress: bool,
 ) -> Run:
+    keep_freed_memory()
     optimizer = make_optimizer(method, config)
     checkpoint = Checkpoint(run, method, optimizer)
     done = checkpoint.load()  # steps already taken; 0 for a new run
@@ -235,13 +235,3 @@ def timed(items: Iterator[Any], part: str) -> Iterator[Any]:
         if item is None:
             return
         yield item
-
-
-def peak_memory_gb() -> float:
-    """Return the most memory this process has held, in gigabytes (10⁹ bytes)."""
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset / 1e9
-    import resource  # not there on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
