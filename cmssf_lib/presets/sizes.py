@@ -175,10 +175,8 @@ _QUICK_WITHOUT_LABELS = replace(
     minutes="about a minute a training on two CPU cores",
     data=DataConfig(flavour="plain", train=4500, validation=500, image_size=16, seed=1),
     vision=replace(QUICK.vision, depth=1),
-    simclr=SimCLRConfig(views=_FAR_SCENE_VIEWS, temperature=0.1),
-    moco=MoCoConfig(
-        views=_FAR_SCENE_VIEWS, temperature=0.1, queue=128, in_batch=True, momentum=0.9
-    ),
+    simclr=SimCLRConfig(views=_FAR_SCENE_VIEWS),
+    moco=MoCoConfig(views=_FAR_SCENE_VIEWS, queue=128, in_batch=True, momentum=0.9),
     byol=BYOLConfig(views=_NEAR_SCENE_VIEWS, hidden=256, momentum=0.9),
     dino=DINOConfig(
         views=_NEAR_SCENE_VIEWS,
@@ -195,12 +193,12 @@ _QUICK_WITHOUT_LABELS = replace(
 # What was found for each on a quarter of the *training* digits, held out; the digits of the test
 # scenes were not looked at.
 _QUICK_TRAIN = {
-    "simclr": TrainConfig(epochs=18, batch_size=128, lr=3e-3),
-    "moco": TrainConfig(epochs=24, batch_size=64, lr=3e-3, weight_decay=0.3),
+    "simclr": TrainConfig(epochs=18, batch_size=128, lr=3e-3, weight_decay=0.3),
+    "moco": TrainConfig(epochs=22, batch_size=64, lr=3e-3, weight_decay=0.3),
     "byol": TrainConfig(epochs=16, batch_size=64, lr=3e-3, weight_decay=0.3),
     "dino": TrainConfig(epochs=15, batch_size=32, lr=2e-3, weight_decay=0.3),
     "mae": TrainConfig(epochs=40, batch_size=64, lr=3e-3),
-    "supervised": TrainConfig(epochs=18, batch_size=128, lr=3e-3),
+    "supervised": TrainConfig(epochs=18, batch_size=128, lr=3e-3, weight_decay=0.3),
 }
 _STANDARD_WITHOUT_LABELS = replace(
     STANDARD,
