@@ -9,9 +9,10 @@ import pytest
 
 from cmssf_lib import cli
 from cmssf_lib.cli import commands, settings
-from cmssf_lib.evaluate import report
+from cmssf_lib.data import load
+from cmssf_lib.evaluate import probe_report, report
 from cmssf_lib.presets import QUICK, preset
-from cmssf_lib.runs import Run, build, run_config
+from cmssf_lib.runs import Run, build, preset_of, run_config
 from cmssf_lib.train import fit
 
 TINY = [
@@ -288,6 +289,20 @@ TINY_FEATURES = [
         "train.epochs=1",
     )
 ]
+
+
+def test_no_epochs_record_what_fresh_weights_are_worth(tmp_path):
+    folder = tmp_path / "runs" / "untrained"
+    command = ["train", "simclr", "--preset=quick", *TINY_FEATURES, "--epochs=0", "--light"]
+    assert cli.main([*command, f"--run={folder}"]) == 0
+    run = Run.load(folder)
+    assert run.finished
+    assert run.history == []
+    assert run.environment["commit"]
+    splits = load(preset_of(run.config).data)
+    fresh = build(run.config, splits.train)
+    assert run.results == pytest.approx(probe_report(fresh, splits, per_class=10))
+    assert cli.main(["runs", str(tmp_path / "runs")]) == 0
 
 
 @pytest.mark.parametrize("method", ["simclr", "moco", "byol", "dino", "mae", "supervised"])

@@ -10,11 +10,12 @@ from cmssf_lib.runs import all_runs, preset_of
 
 RECORDS = Path(__file__).resolve().parents[1] / "book" / "runs"
 RUNS = all_runs(RECORDS)
+FEATURES = ("simclr", "moco", "byol", "dino", "mae", "supervised")  # judged by their features
 
 
-def of(method):
-    """The recorded runs of one method."""
-    return [run for run in RUNS if run.config["method"] == method]
+def of(*methods):
+    """The recorded runs of some methods."""
+    return [run for run in RUNS if run.config["method"] in methods]
 
 
 def test_there_are_records():
@@ -54,6 +55,24 @@ def test_a_record_of_fusion_can_be_true(run):
     if kinds:  # each kind of question is asked equally often
         assert sum(kinds) / len(kinds) == pytest.approx(run.results["accuracy"], abs=1e-3)
     assert sum(row["seconds"] for row in run.history) <= 600, "a recorded quick run: ten minutes"
+
+
+@pytest.mark.parametrize("run", of(*FEATURES), ids=lambda run: run.name)
+def test_a_record_of_features_can_be_true(run):
+    for name, value in run.results.items():
+        if not name.endswith(("_k", "_draws", "_steps")) and "labels_" not in name:
+            assert 0 <= value <= 1, name
+    assert sum(row["seconds"] for row in run.history) <= 600, "a recorded quick run: ten minutes"
+    for row in run.history:
+        assert row.get("rank", 1) >= 1
+        if run.config["method"] == "dino":  # a cross-entropy is an entropy and a divergence
+            assert row["loss"] == pytest.approx(row["teacher_entropy"] + row["kl"], abs=1e-3)
+
+
+def test_every_record_of_features_has_three_seeds():
+    names = [run.name for run in of(*FEATURES) if run.name.startswith("quick/")]
+    settings = {name.rpartition("-s")[0] for name in names}
+    assert sorted(names) == sorted(f"{name}-s{seed}" for name in settings for seed in range(3))
 
 
 def test_the_models_of_a_comparison_have_as_many_parameters():

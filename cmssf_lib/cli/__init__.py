@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a method and evaluate it")
     train.add_argument("method", help=f"one of: {', '.join(METHODS)}")
     train.add_argument("--preset", help=f"one of: {', '.join(PRESETS)} (default: $CMSSF_PRESET)")
-    train.add_argument("--epochs", type=int, help="instead of the preset's")
+    train.add_argument("--epochs", type=int, help="instead of the preset's; 0: fresh weights")
     train.add_argument("--seed", type=int, help="instead of the preset's")
     train.add_argument("--data", help="folder of the pictures (default: $CMSSF_DATA)")
     train.add_argument("--run", help="folder of the run (default: runs/METHOD-PRESET-sSEED)")

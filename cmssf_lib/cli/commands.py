@@ -12,7 +12,7 @@ from cmssf_lib.cli.measure import measures
 from cmssf_lib.cli.settings import change
 from cmssf_lib.data import Splits, load
 from cmssf_lib.presets import Preset, preset
-from cmssf_lib.runs import Run, all_runs, build, preset_of, run_config
+from cmssf_lib.runs import Run, all_runs, build, environment, preset_of, run_config
 from cmssf_lib.train import OVERHEAD, fit, peak_memory_gb
 
 #: What decides the kind of a method, and stays when a run is made again with another preset.
@@ -104,7 +104,10 @@ def runs_command(options: argparse.Namespace) -> None:
 
 
 def train_run(chosen: Preset, method_name: str, folder: str | Path, data: str | None) -> Run:
-    """Train as a preset says, evaluate on the test set once, and write it all down."""
+    """Train as a preset says, evaluate on the test set once, and write it all down.
+
+    With 0 epochs nothing is trained: the record says what the fresh weights are worth.
+    """
     splits = load_data(chosen, data)
     run = Run(folder)
     run.config = run_config(chosen, method_name, splits.train)
@@ -115,14 +118,19 @@ def train_run(chosen: Preset, method_name: str, folder: str | Path, data: str | 
         f"{len(validation)} to validate, {len(splits.test)} to test; in {folder}"
     )
     measure = measures(method_name)
-    fit(
-        method,
-        training,
-        chosen.train,
-        run=run,
-        each_epoch=lambda _: measure.monitor(method, validation, training, chosen),
-        watch=print_epoch,
-    )
+    if chosen.train.epochs:
+        fit(
+            method,
+            training,
+            chosen.train,
+            run=run,
+            each_epoch=lambda _: measure.monitor(method, validation, training, chosen),
+            watch=print_epoch,
+        )
+    else:
+        method.to("cuda" if torch.cuda.is_available() else "cpu")
+        run.environment = environment(next(method.parameters()).device)
+        run.save()
     measure.finish(method, validation)
     run.save_weights(method)  # with what was fitted
     run.results = measure.report(method, splits, chosen)

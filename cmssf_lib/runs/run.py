@@ -101,8 +101,9 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether every epoch has been trained."""
-        return bool(self.history) and len(self.history) >= self.config["train"]["epochs"]
+        """Whether every epoch has been trained; of a run without any: whether it was measured."""
+        epochs = self.config["train"]["epochs"]
+        return len(self.history) >= epochs and bool(self.history or self.results)
 
     def series(self, column: str) -> list[float]:
         """Return one column of the history.
