@@ -385,7 +385,7 @@ def colour_scenes():
     return digit_scenes("colour", train=4000, test=500, image_size=24)
 
 
-@pytest.mark.parametrize("flavour", ["plain", "colour"])
+@pytest.mark.parametrize("flavour", ["plain", "tinted", "colour"])
 def test_scenes_follow_from_their_seed(flavour):
     first, second, other = (
         digit_scenes(flavour, train=40, test=20, image_size=16, seed=seed) for seed in (5, 5, 6)
@@ -415,7 +415,19 @@ def test_test_scenes_are_made_from_digits_never_seen_in_training(colour_scenes):
     assert not set(other_train.tolist()) & set(digit_split()[1].tolist())
 
 
-@pytest.mark.parametrize("flavour", ["plain", "colour"])
+def test_tinted_scenes_are_plain_ones_in_a_colour_each():
+    plain, tinted = (digit_scenes(f, train=60, test=1, seed=3).train for f in ("plain", "tinted"))
+    assert torch.equal(tinted.images.amax(dim=1), plain.images.amax(dim=1))
+    assert torch.equal(tinted.labels, plain.labels)
+    assert tinted.captions == plain.captions
+    tint = tinted.attributes["tint"]  # (n, 3)
+    assert torch.equal(tint.amax(dim=1), torch.ones(60))
+    assert len(tint.unique(dim=0)) == 60
+    expected = plain.images.float() * tint[:, :, None, None]
+    assert (tinted.images.float() - expected).abs().max() <= 1  # rounding to bytes
+
+
+@pytest.mark.parametrize("flavour", ["plain", "tinted", "colour"])
 def test_labels_are_those_of_the_handwritten_digits(flavour):
     data = digit_scenes(flavour, train=300, test=1).train
     written = torch.from_numpy(load_digits().target)[data.attributes["digit_id"]]
@@ -514,7 +526,10 @@ def test_raw_pixels_do_not_solve_the_colour_scenes(colour_scenes):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"flavour": "colorful"}, "unknown flavour 'colorful'; choose one of plain, colour"),
+        (
+            {"flavour": "colorful"},
+            "unknown flavour 'colorful'; choose one of plain, tinted, colour",
+        ),
         ({"train": 0}, "train=0"),
         ({"test": 0}, "test=0"),
         ({"image_size": 8}, "image_size=8"),
@@ -1058,7 +1073,7 @@ def test_the_strength_of_the_noise_leaves_everything_else_alone():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"flavour": "three"}, "unknown flavour 'three'; choose one of plain, colour, two"),
+        ({"flavour": "three"}, "unknown flavour 'three'; choose one of plain, tinted, colour, two"),
         ({"text": "poem"}, "unknown text 'poem'; choose one of caption, clue"),
         ({"sound": "loud"}, "unknown sound 'loud'; choose one of none, same, any"),
         ({"pixel_noise": -0.1}, "pixel_noise is a standard deviation, at least 0; got -0.1"),

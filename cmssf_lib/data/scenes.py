@@ -40,7 +40,7 @@ SOUND_SECONDS, TONE_SECONDS = 0.1, 0.05
 PLAIN_SIDE = (0.5, 0.8)
 SIDES = ((0.50, 0.60), (0.75, 0.90))
 TURN = 0.25  # radians either way
-FLAVOURS = ("plain", "colour")
+FLAVOURS = ("plain", "tinted", "colour")
 
 
 def digit_scenes(
@@ -55,11 +55,13 @@ def digit_scenes(
 
     - **plain**: a white digit at a random place, size and turn on black. Its caption names
       the class: "a photo of a seven".
+    - **tinted**: the plain scenes of the same seed, each in a colour of its own, of which one
+      channel is full. The brightest channel is the plain scene. The caption says nothing of it.
     - **colour**: a digit of some colour on a coloured, textured ground. Its caption names all
       of it: "a photo of a small red seven on a blue background".
 
     Args:
-        flavour: "plain" or "colour".
+        flavour: "plain", "tinted" or "colour".
         train: Number of training scenes.
         test: Number of test scenes, made from other digits.
         image_size: Side of the canvas in pixels, at least 12.
@@ -106,9 +108,13 @@ def _compose(
     ink = torch.from_numpy(digits.images).float()[chosen, None] / 16  # (n, 1, 8, 8) in [0, 1]
     attributes = {"digit_id": chosen}
 
-    if flavour == "plain":
+    if flavour in ("plain", "tinted"):
         side = uniform(n, *PLAIN_SIDE, random)
         images = place(ink, side, size, random).expand(n, 3, size, size)
+        if flavour == "tinted":
+            tint = torch.rand(n, 3, generator=random)
+            attributes["tint"] = tint / tint.amax(dim=1, keepdim=True)
+            images = images * attributes["tint"][:, :, None, None]
         captions = tuple(class_caption(DIGIT_WORDS[label]) for label in labels.tolist())
     else:
         for key, words in (("colour", COLOURS), ("ground", GROUNDS), ("size", SIZES)):

@@ -9,7 +9,7 @@ class DataConfig:
 
     Attributes:
         name: "digit_scenes", "cifar10" or "image_folder".
-        flavour: Of digit scenes: "plain", "colour" or "two" (two digits and a question).
+        flavour: Of digit scenes: "plain", "tinted", "colour" or "two" (two digits and a question).
         text: What is said about a picture: "caption" (all of it, or its class) or "clue" (a true
             sentence that leaves several classes open).
         sound: What is heard with a digit: "none", "same" (its own telephone tone) or "any" (the
