@@ -35,9 +35,9 @@ class MoCo(nn.Module):
     The loss is asymmetric, as in the paper: the first view asks, the second answers. A symmetric
     one sees every picture twice a step and must not be compared with it at equal epochs.
 
-    Keys age while they wait, and a short training changes its network fast. ``in_batch`` asks
-    among the freshest ones as well, those of the batch's other pictures: there they are worth
-    more than a long queue.
+    Keys age while they wait, and a short training changes its network fast: a long queue does
+    harm there. ``in_batch`` asks among the freshest ones as well, those of the batch's other
+    pictures.
 
     While training, batch norm lets the pictures of a batch see each other, and a query and its
     key share a batch. The paper shuffles the keys among several GPUs against it, which on one
