@@ -1,11 +1,17 @@
 """The recorded runs of the book: whole, readable, and small enough to travel with it."""
 
+import importlib.util
+import json
 import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cmssf_lib import cli
+from cmssf_lib.cli.settings import change
+from cmssf_lib.presets import preset
 from cmssf_lib.runs import all_runs, preset_of
 
 RECORDS = Path(__file__).resolve().parents[1] / "book" / "runs"
@@ -73,6 +79,30 @@ def test_every_record_of_features_has_three_seeds():
     names = [run.name for run in of(*FEATURES) if run.name.startswith("quick/")]
     settings = {name.rpartition("-s")[0] for name in names}
     assert sorted(names) == sorted(f"{name}-s{seed}" for name in settings for seed in range(3))
+
+
+def recorded_as():
+    """Each run that the list of runs to record names, with the command that makes it."""
+    path = RECORDS.parents[1] / ".ci" / "record_runs.py"
+    spec = importlib.util.spec_from_file_location("record_runs", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return dict(module.commands())
+
+
+@pytest.mark.parametrize("run", of(*FEATURES), ids=lambda run: run.name)
+def test_a_record_is_what_its_command_makes_today(run):
+    """A preset that changes leaves its records behind; they must be made again."""
+    if not run.name.startswith("quick/"):
+        pytest.skip("not in the list of quick runs")
+    options = cli.parser().parse_args(recorded_as()[run.name.removeprefix("quick/")])
+    chosen = change(preset(options.preset, options.method), options.set)
+    chosen = replace(chosen, train=replace(chosen.train, seed=options.seed))
+    config = json.loads(json.dumps(asdict(chosen)))
+    for section in run.config:
+        if section not in ("method", "preset", "data_fingerprint"):
+            known = {key: config[section].get(key) for key in run.config[section]}
+            assert known == run.config[section], section
 
 
 def test_the_models_of_a_comparison_have_as_many_parameters():

@@ -1,0 +1,134 @@
+"""Make the recorded runs of chapters 4 to 6 that are not there yet: three seeds of each.
+
+    python .ci/record_runs.py simclr moco      those whose name begins so; without names all
+    python .ci/record_runs.py --list           what there is to make, as commands
+
+Run it in a clean clone, so that each record names the commit that made it, and copy the folders of
+`book/runs/quick` back. `--jobs 2` makes two at a time, of one thread each: on two cores that is
+faster than one after the other.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SEEDS = range(3)
+SHORT = {
+    "simclr": "train.epochs=10",
+    "moco": "train.epochs=12",
+    "byol": "train.epochs=12",
+    "dino": "train.epochs=12",
+    "mae": "train.epochs=20 fine_tune.baseline=False",
+}
+DESTROYED = " ".join(
+    f"simclr.views.{change}"
+    for change in ("brightness=0.4", "contrast=0.4", "saturation=0.8", "hue=0.5", "jitter=0.9",
+                   "grey=0.2")
+)  # fmt: skip
+STILL = "turn=0 shear=0 ratio=1,1 area=1,1 shift=0"
+
+#: Trainings that are compared with each other: method, then name → settings.
+LONG = {
+    "simclr": ("simclr", "train.epochs=45"),
+    "moco": ("moco", "train.epochs=45"),
+    "byol": ("byol", "train.epochs=45"),
+    "dino": ("dino", "train.epochs=36"),
+    "mae": ("mae", ""),
+    "supervised": ("supervised", ""),
+    "supcon": ("supervised", "supervised.loss=supcon"),
+}
+#: One setting changed in a short training.
+CHANGED = {
+    "simclr": {
+        "temperature-0.05": "simclr.temperature=0.05",
+        "temperature-1.0": "simclr.temperature=1.0",
+        "batch-32": "train.batch_size=32",
+        "batch-512": "train.batch_size=512",
+        "without-shift": "simclr.views.shift=0",
+        "without-zoom": "simclr.views.area=1,1",
+        "without-views": " ".join(f"simclr.views.{setting}" for setting in STILL.split()),
+        "tinted": "data.flavour=tinted",
+        "tinted-jitter": f"data.flavour=tinted {DESTROYED}",
+    },
+    "moco": {
+        "no-in-batch": "moco.in_batch=False",
+        "queue-1024": "moco.queue=1024",
+        "momentum-0": "moco.momentum=0",
+        "momentum-0.99": "moco.momentum=0.99",
+    },
+    "byol": {
+        "no-stop-gradient": "byol.stop_gradient=False",
+        "no-predictor": "byol.predictor=False",
+        "momentum-0": "byol.momentum=0",
+        "momentum-0.99": "byol.momentum=0.99",
+    },
+    "dino": {
+        "no-centre": "dino.centre_momentum=1",
+        "no-sharpening": "dino.teacher_temperature=0.1",
+        "crops-2": "dino.local_crops=2",
+        "momentum-0.99": "dino.momentum=0.99",
+    },
+    "mae": {
+        "mask-0.25": "mae.mask_ratio=0.25",
+        "mask-0.75": "mae.mask_ratio=0.75",
+        "pixels": "mae.normalise=False",
+    },
+}
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """The name of each run and the arguments of `cmssf` that make it."""
+    runs = dict(LONG)
+    for method, changes in CHANGED.items():
+        for name, settings in {"short": "", **changes}.items():
+            runs[f"{method}-{name}"] = (method, f"{SHORT[method]} {settings}")
+    for seed in SEEDS:
+        for name, (method, settings) in runs.items():
+            run = f"{name}-s{seed}"
+            sets = [word for setting in settings.split() for word in ("--set", setting)]
+            yield run, [
+                "train", method, "--preset", "quick", *sets, "--seed", str(seed),
+                "--run", f"book/runs/quick/{run}", "--light",
+            ]  # fmt: skip
+
+
+def make(run: str, arguments: list[str]) -> bool:
+    """Make one run with a thread of its own; what it prints is shown if it fails."""
+    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    # -m finds the library of this clone, not the one that is installed.
+    done = subprocess.run(
+        [sys.executable, "-m", "cmssf_lib.cli", *arguments],
+        cwd=ROOT, env=os.environ | one_thread | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    print(f"{run}: {'done' if done.returncode == 0 else done.stdout + done.stderr}", flush=True)
+    return done.returncode == 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="beginnings of names")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    chosen = [
+        (run, arguments)
+        for run, arguments in commands()
+        if run.startswith(tuple(options.names or [""]))
+        and not (ROOT / "book" / "runs" / "quick" / run / "results.json").is_file()
+    ]
+    if options.list:
+        print("\n".join("cmssf " + shlex.join(arguments) for _, arguments in chosen))
+        return 0
+    with ThreadPoolExecutor(options.jobs) as pool:
+        return 0 if all(list(pool.map(lambda pair: make(*pair), chosen))) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
