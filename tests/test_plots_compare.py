@@ -1,11 +1,8 @@
 """Trainings side by side: that the figure draws what the histories hold."""
 
-import io
-
 import matplotlib
-import numpy as np
 import pytest
-from PIL import Image
+from drawn import assert_page, marked_lines
 
 from cmssf_lib import plots
 from cmssf_lib.runs import Run
@@ -31,18 +28,9 @@ def figure(**options) -> plots.Picture:
     return plots.run_curves(GROUPS, COLUMNS, lines={"chance": 4.9}, **options)
 
 
-def looks(panel) -> dict[tuple, list[float]]:
-    """Look → heights, of the lines that have a marker."""
-    return {
-        (x.get_color(), x.get_marker(), x.get_linestyle()): list(x.get_ydata())
-        for x in panel.get_lines()
-        if x.get_marker() != "None"
-    }
-
-
 def test_a_line_is_the_mean_over_seeds_and_its_band_reaches_from_lowest_to_highest():
     panel = figure().axes[0]
-    two, one = looks(panel).values()
+    two, one = marked_lines(panel).values()
     assert two == [4.5, 3.25, 2.25]
     assert one == [4.5, 4.6, 4.7]
     corners = panel.collections[0].get_paths()[0].vertices
@@ -53,9 +41,9 @@ def test_a_line_is_the_mean_over_seeds_and_its_band_reaches_from_lowest_to_highe
 
 def test_a_group_looks_the_same_everywhere_and_is_missing_where_it_logs_nothing():
     first, second, third, unused = figure().axes
-    two, one = looks(first)
-    assert list(looks(second)) == [two]
-    assert list(looks(third)) == [two, one]
+    two, one = marked_lines(first)
+    assert list(marked_lines(second)) == [two]
+    assert list(marked_lines(third)) == [two, one]
     assert all(a != b for a, b in zip(two, one, strict=True))  # colour, marker and style
     assert not unused.axison
 
@@ -72,7 +60,7 @@ def test_axes_legend_and_lines_are_named():
 def test_a_run_that_is_not_done_ends_its_group():
     groups = {"both": [made([4.0, 3.0, 2.0]), made([5.0, 3.0])]}
     (panel,) = plots.run_curves(groups, {"loss": "loss"}).axes
-    assert list(looks(panel).values()) == [[4.5, 3.0]]
+    assert list(marked_lines(panel).values()) == [[4.5, 3.0]]
 
 
 def test_long_histories_carry_few_markers():
@@ -96,12 +84,4 @@ def test_curves_that_cannot_be_drawn_say_why(groups, columns, message):
 
 
 def test_the_figure_fits_the_column_is_whole_and_repeatable():
-    png = figure()._repr_png_()
-    assert png == figure()._repr_png_()
-    with Image.open(io.BytesIO(png)) as image:
-        pixels = np.asarray(image.convert("RGB"))
-        assert image.size[0] <= plots.style.WIDTH * plots.style.DPI + 1
-    edge = [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
-    assert all((side == 255).all() for side in edge)
-    sizes = [t.get_fontsize() for t in figure().findobj(matplotlib.text.Text) if t.get_text()]
-    assert min(sizes) >= 9
+    assert_page(figure)

@@ -1,11 +1,9 @@
 """Where [CLS] looks, over pictures: that each map lies under its own picture."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from drawn import assert_page
 
 from cmssf_lib import data, plots
 
@@ -53,10 +51,4 @@ def test_maps_that_cannot_be_drawn_say_why(images, maps, message):
 
 
 def test_the_figure_fits_the_column_is_whole_and_repeatable():
-    png = figure()._repr_png_()
-    assert png == figure()._repr_png_()
-    with Image.open(io.BytesIO(png)) as image:
-        pixels = np.asarray(image.convert("RGB"))
-        assert image.size[0] <= plots.style.WIDTH * plots.style.DPI + 1
-    edge = [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
-    assert all((side == 255).all() for side in edge)
+    assert_page(figure)

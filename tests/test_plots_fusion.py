@@ -1,11 +1,9 @@
 """Figures that compare models over seeds: that they draw what they were given."""
 
-import io
-
 import matplotlib
 import numpy as np
 import pytest
-from PIL import Image
+from drawn import assert_page, marked_lines
 
 from cmssf_lib import plots
 
@@ -36,18 +34,9 @@ def texts(figure) -> list[str]:
     return [t.get_text() for t in found if t.get_visible() and t.get_text()]
 
 
-def curves_of(panel) -> dict[tuple, list[float]]:
-    """Look → heights, of the lines that have a marker."""
-    return {
-        (x.get_color(), x.get_marker(), x.get_linestyle()): list(x.get_ydata())
-        for x in panel.get_lines()
-        if x.get_marker() != "None"
-    }
-
-
 def test_a_line_is_the_mean_and_its_band_reaches_from_worst_to_best():
     panel = robustness().axes[0]
-    early, late = curves_of(panel).values()
+    early, late = marked_lines(panel).values()
     assert np.allclose(early, np.mean(EARLY, axis=0))
     assert np.allclose(late, np.mean(LATE, axis=0))
     for band, rows in zip(panel.collections, (EARLY, LATE), strict=True):
@@ -62,9 +51,9 @@ def test_a_line_is_the_mean_and_its_band_reaches_from_worst_to_best():
 
 def test_a_model_looks_the_same_in_every_panel_and_no_two_alike():
     first, second, third, unused = robustness().axes
-    early, late = curves_of(first)
-    assert list(curves_of(second)) == [late]
-    assert list(curves_of(third)) == [late, early]
+    early, late = marked_lines(first)
+    assert list(marked_lines(second)) == [late]
+    assert list(marked_lines(third)) == [late, early]
     assert all(a != b for a, b in zip(early, late, strict=True))  # colour, marker and style
     assert not unused.axison
 
@@ -72,7 +61,7 @@ def test_a_model_looks_the_same_in_every_panel_and_no_two_alike():
 def test_seven_models_have_seven_looks():
     models = {f"model {i}": (STRENGTHS, EARLY) for i in range(7)}
     panel = plots.robustness_curves({"noise": models}).axes[0]
-    assert len(curves_of(panel)) == 7
+    assert len(marked_lines(panel)) == 7
 
 
 def test_axes_legend_and_lines_are_named():
@@ -126,12 +115,4 @@ def test_points_that_cannot_be_drawn_say_why():
 
 @pytest.mark.parametrize("figure", [robustness, points])
 def test_figures_fit_the_column_are_whole_and_repeatable(figure):
-    png = figure()._repr_png_()
-    assert png == figure()._repr_png_()
-    with Image.open(io.BytesIO(png)) as image:
-        pixels = np.asarray(image.convert("RGB"))
-        assert image.size[0] <= plots.style.WIDTH * plots.style.DPI + 1
-    edge = [pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]
-    assert all((side == 255).all() for side in edge)
-    sizes = [t.get_fontsize() for t in figure().findobj(matplotlib.text.Text) if t.get_text()]
-    assert min(sizes) >= 9
+    assert_page(figure)
