@@ -8,6 +8,7 @@ The presets are frozen: ``dataclasses.replace`` makes a changed copy, nothing ch
 behind the reader's back.
 """
 
+from cmssf_lib.presets.choose import preset, start
 from cmssf_lib.presets.configs import (
     CMSSFConfig,
     DataConfig,
@@ -26,7 +27,7 @@ from cmssf_lib.presets.methods import (
     SimCLRConfig,
     SupervisedConfig,
 )
-from cmssf_lib.presets.sizes import METHODS, PAPER, PRESETS, QUICK, STANDARD, Preset, preset, start
+from cmssf_lib.presets.sizes import METHODS, PAPER, PRESETS, QUICK, STANDARD, Preset
 
 __all__ = [
     "METHODS",
