@@ -2,7 +2,6 @@
 
 import math
 
-import jaxtyping
 import pytest
 import torch
 from torch.nn import functional as F
@@ -139,14 +138,6 @@ def test_sounds_that_cannot_be_heard_are_refused():
         AudioTokens(8, 4, 100)
     with pytest.raises(ValueError, match="does not divide"):
         AudioEncoder(10, 1, 4, 8)
-
-
-@pytest.fixture
-def as_shipped():
-    """No run-time shape checks: what a reader meets outside the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_a_sound_without_a_batch_is_refused(as_shipped):

@@ -11,7 +11,6 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -60,14 +59,6 @@ CIFAR10_CLASSES = (
     "ship",
     "truck",
 )
-
-
-@pytest.fixture
-def as_shipped():
-    """No run-time shape checks: what a reader meets outside the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def some_data(n: int = 10, classes: int = 3, captions: int = 4) -> ImageTextData:

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given
@@ -25,14 +24,6 @@ SMALL_BYOL = BYOLConfig(hidden=16, dim=8, momentum=0.9, views=VIEWS)
 SMALL_DINO = DINOConfig(
     hidden=16, bottleneck=8, prototypes=12, momentum=0.9, views=VIEWS, local_views=VIEWS
 )
-
-
-@pytest.fixture
-def as_shipped():
-    """No run-time shape checks: what a reader meets outside the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")

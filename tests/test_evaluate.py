@@ -3,7 +3,6 @@
 import itertools
 import math
 
-import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,14 +38,6 @@ from cmssf_lib.evaluate import (
 )
 from cmssf_lib.losses import duplicate_floor, image_text_loss
 from cmssf_lib.presets import CMSSFConfig, TextConfig, ViewsConfig, VisionConfig
-
-
-@pytest.fixture
-def as_shipped():
-    """No run-time shape checks: what a reader meets outside the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def rows(seed: int, n: int, dim: int) -> Tensor:

@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given
@@ -68,14 +67,6 @@ def examples(n, names=("image", "text", "sound"), seed=0):
     }
     every["text"][::2, 4:] = 0  # every second text is shorter
     return {name: every[name] for name in names}
-
-
-@pytest.fixture
-def as_shipped():
-    """No run-time shape checks: what a reader meets outside the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 # ---- what every model promises ----------------------------------------------------------------

@@ -25,14 +25,6 @@ from cmssf_lib.losses import (
 GROUPED = [multi_positive_loss, masked_loss, excess_loss]
 
 
-@pytest.fixture
-def as_shipped():
-    """No run-time shape checks: what a reader meets outside the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 def embeddings(seed: int, *shape: int) -> Tensor:
     """Random float64 embeddings of various lengths, so that normalising matters."""
     generator = torch.Generator().manual_seed(seed)

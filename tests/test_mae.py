@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given
@@ -20,14 +19,6 @@ from cmssf_lib.train import fit
 PLAIN = VisionConfig(kind="plain", image_size=16, width=16, depth=1, heads=2)
 STEM = dataclasses.replace(PLAIN, kind="conv_stem")
 SMALL = MAEConfig(width=8, depth=1, heads=2, views=ViewsConfig(shift=0.1))
-
-
-@pytest.fixture
-def as_shipped():
-    """No run-time shape checks: what a reader meets outside the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Reconstructions: what is hidden is covered, what was seen is framed, nothing is cut off."""
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -8,14 +7,6 @@ from drawn import assert_page
 
 from cmssf_lib import plots
 from cmssf_lib.plots.reconstruction import CHEQUERS
-
-
-@pytest.fixture
-def as_shipped():
-    """No run-time shape checks: what a reader meets outside the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def random(seed: int) -> torch.Generator:

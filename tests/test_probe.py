@@ -4,7 +4,6 @@ import copy
 import warnings
 from contextlib import contextmanager, nullcontext
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given
@@ -32,14 +31,6 @@ from cmssf_lib.presets import CMSSFConfig, TextConfig, ViewsConfig, VisionConfig
 from cmssf_lib.runs import Run
 
 NAMES = ("red", "green", "blue")
-
-
-@pytest.fixture
-def as_shipped():
-    """No run-time shape checks: what a reader meets outside the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 class Encoder(nn.Module):

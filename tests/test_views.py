@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given
@@ -46,14 +45,6 @@ CHANGES = {
     "solarise": {"solarise": 0.5},
 }
 EVERYTHING = {key: value for change in CHANGES.values() for key, value in change.items()}
-
-
-@pytest.fixture
-def as_shipped():
-    """No run-time shape checks: what a reader meets outside the tests."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def random(seed: int) -> torch.Generator:
