@@ -17,10 +17,11 @@ class ProjectionHead(nn.Sequential):
 
 
 class BatchNormHead(nn.Sequential):
-    """An MLP with one hidden layer and a batch norm in it: BYOL's projector and predictor.
+    """An MLP with one hidden layer and a batch norm in it, ``(b, width)`` to ``(b, dim)``.
 
-    While training, a batch norm lets the pictures of a batch see each other: each is measured
-    against the mean of all. Grill et al. 2020 (BYOL), section 3.3.
+    BYOL's projector and predictor, and MoCo's head. While training, a batch norm lets the
+    pictures of a batch see each other: each is measured against the mean of all. Grill et al. 2020
+    (BYOL), section 3.3.
 
     Args:
         width: Of what comes in.
