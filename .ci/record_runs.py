@@ -35,10 +35,10 @@ STILL = "turn=0 shear=0 ratio=1,1 area=1,1 shift=0"
 
 #: Trainings that are compared with each other: method, then name → settings.
 LONG = {
-    "simclr": ("simclr", "train.epochs=45"),
-    "moco": ("moco", "train.epochs=45"),
+    "simclr": ("simclr", "train.epochs=100"),
+    "moco": ("moco", "train.epochs=100"),
     "byol": ("byol", "train.epochs=45"),
-    "dino": ("dino", "train.epochs=36"),
+    "dino": ("dino", "train.epochs=60"),
     "mae": ("mae", ""),
     "supervised": ("supervised", ""),
     "supcon": ("supervised", "supervised.loss=supcon"),
