@@ -1,11 +1,14 @@
-"""Make the recorded runs of chapters 4 to 6 that are not there yet: three seeds of each.
+"""Make the recorded runs of chapters 4 to 6 that are not there yet.
 
-    python .ci/record_runs.py simclr moco      those whose name begins so; without names all
-    python .ci/record_runs.py --list           what there is to make, as commands
+    python .ci/record_runs.py quick/simclr quick/moco   those whose name begins so; else all
+    python .ci/record_runs.py --list                    what there is to make, as commands
+
+Quick runs have three seeds. Those of the standard preset are a beginning: one epoch on CIFAR-10,
+and fresh weights beside it; they take one seed and an hour of two cores.
 
 Run it in a clean clone, so that each record names the commit that made it, and copy the folders of
-`book/runs/quick` back. `--jobs 2` makes two at a time, of one thread each: on two cores that is
-faster than one after the other.
+`book/runs` back. `--jobs 2` makes two at a time, of one thread each: on two cores that is faster
+than one after the other.
 """
 
 import argparse
@@ -81,20 +84,30 @@ CHANGED = {
     },
 }
 
+#: On CIFAR-10: after fresh weights comes one epoch, the whole schedule in it.
+STANDARD = {"untrained": "--epochs 0", "first-epoch": "--epochs 1"}
+
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    """The name of each run and the arguments of `cmssf` that make it."""
+    """The name of each run in `book/runs`, and the arguments of `cmssf` that make it."""
     runs = dict(LONG)
     for method, changes in CHANGED.items():
         for name, settings in {"short": "", **changes}.items():
             runs[f"{method}-{name}"] = (method, f"{SHORT[method]} {settings}")
     for seed in SEEDS:
         for name, (method, settings) in runs.items():
-            run = f"{name}-s{seed}"
+            run = f"quick/{name}-s{seed}"
             sets = [word for setting in settings.split() for word in ("--set", setting)]
             yield run, [
                 "train", method, "--preset", "quick", *sets, "--seed", str(seed),
-                "--run", f"book/runs/quick/{run}", "--light",
+                "--run", f"book/runs/{run}", "--light",
+            ]  # fmt: skip
+    for method in (*SHORT, "supervised"):
+        for name, settings in STANDARD.items():
+            run = f"standard/{method}-{name}"
+            yield run, [
+                "train", method, "--preset", "standard", *settings.split(),
+                "--run", f"book/runs/{run}", "--light",
             ]  # fmt: skip
 
 
@@ -121,7 +134,7 @@ def main() -> int:
         (run, arguments)
         for run, arguments in commands()
         if run.startswith(tuple(options.names or [""]))
-        and not (ROOT / "book" / "runs" / "quick" / run / "results.json").is_file()
+        and not (ROOT / "book" / "runs" / run / "results.json").is_file()
     ]
     if options.list:
         print("\n".join("cmssf " + shlex.join(arguments) for _, arguments in chosen))

@@ -23,13 +23,19 @@ KEPT = {
 }
 
 
-def train_command(options: argparse.Namespace) -> None:
-    """``cmssf train METHOD``."""
+def preset_asked_for(options: argparse.Namespace) -> Preset:
+    """Return the preset that the options of ``cmssf train`` name, with the numbers they change."""
     chosen = change(preset(options.preset, options.method), options.set)
     if options.epochs is not None:
         chosen = replace(chosen, train=replace(chosen.train, epochs=options.epochs))
     if options.seed is not None:
         chosen = replace(chosen, train=replace(chosen.train, seed=options.seed))
+    return chosen
+
+
+def train_command(options: argparse.Namespace) -> None:
+    """``cmssf train METHOD``."""
+    chosen = preset_asked_for(options)
     folder = options.run or f"runs/{options.method}-{chosen.name}-s{chosen.train.seed}"
     run = train_run(chosen, options.method, folder, options.data)
     if options.light and run.path is not None:
