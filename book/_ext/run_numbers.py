@@ -1,9 +1,21 @@
-"""A role that prints a number out of a recorded run, so that no page can quote one from nowhere.
+"""Numbers out of recorded runs, so that no page can quote one from nowhere: a role and a table.
 
 ``{run}`quick/cmssf-colour:zero_shot|percent` `` reads ``book/runs/quick/cmssf-colour/results.json``
 (a flat mapping from metric to number) and prints the value. The run's name, the full value and the
 command that makes the run again stand in the tooltip. A run, metric or format that does not exist
 is a Sphinx warning; the book is built with ``-W``, so the build fails.
+
+The directive ``run-table`` sets one metric of many runs side by side, a column for each seed:
+
+    ```{run-table} Long trainings (chapter 5)
+    :name: tab-long-runs
+    :metric: linear_10_per_class
+
+    SimCLR = quick/simclr
+    late fusion, mean = quick/clues-late:mean.accuracy
+    ```
+
+A line is a label and the runs' name without ``-s0``, ``-s1``, …; a metric of its own may follow.
 """
 
 import json
@@ -11,11 +23,13 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util import logging
-from sphinx.util.docutils import SphinxRole
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +109,64 @@ class RunRole(SphinxRole):
         return [nodes.abbreviation(text, text, explanation=tip, classes=["run-number"])], []
 
 
+class RunTable(SphinxDirective):
+    """The directive itself: writes a ``list-table`` full of roles, and lets Sphinx read that."""
+
+    has_content = True
+    required_arguments = 1
+    final_argument_whitespace = True
+    option_spec: ClassVar = {
+        "name": directives.unchanged_required,
+        "metric": directives.unchanged_required,
+        "format": directives.unchanged_required,
+        "head": directives.unchanged_required,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table, or warn about what cannot be one."""
+        try:
+            return self.parse_text_to_nodes("\n".join(self._written_out()))
+        except ValueError as error:
+            logger.warning("run table: %s", error, location=self.get_location())
+            return []
+
+    def _written_out(self) -> list[str]:
+        directory = Path(self.env.srcdir) / self.config.run_numbers_directory
+        rows, seeds = [], set()
+        for line in filter(str.strip, self.content):
+            label, equals, rest = line.partition("=")
+            runs, _, metric = rest.strip().partition(":")
+            metric = metric or self.options.get("metric", "")
+            if not (equals and label.strip() and runs and metric):
+                raise ValueError(f"{line!r} is not LABEL = RUNS or LABEL = RUNS:METRIC")
+            known = (path.parent.relative_to(directory) for path in directory.rglob("results.json"))
+            seed = re.compile(re.escape(runs) + r"-s(\d+)")
+            numbers = {int(m[1]) for path in known if (m := seed.fullmatch(path.as_posix()))}
+            if not numbers:
+                raise ValueError(f"no recorded run is called {runs}-s0, {runs}-s1 and so on")
+            seeds |= numbers
+            rows.append((label.strip(), runs, metric))
+        if not rows:
+            raise ValueError("there is no line LABEL = RUNS in it")
+        style = self.options.get("format", "percent")
+        columns = sorted(seeds)  # a run that lacks a seed of the others is a warning of its role
+        named = [f":name: {self.options['name']}"] if "name" in self.options else []
+        head = [self.options.get("head", "What"), "Runs", *(f"Seed {seed}" for seed in columns)]
+        cells = [head] + [
+            [label, f"`{runs}`"]
+            + [f"{{run}}`{runs}-s{seed}:{metric}|{style}`" for seed in columns]
+            for label, runs, metric in rows
+        ]  # fmt: skip
+        lines = [
+            f"{'* ' if i == 0 else '  '}- {cell}" for row in cells for i, cell in enumerate(row)
+        ]
+        title = self.arguments[0]
+        return [f"```{{list-table}} {title}", *named, ":header-rows: 1", "", *lines, "```"]
+
+
 def setup(app: Sphinx) -> dict[str, object]:
-    """Register the role and where the recorded runs are."""
+    """Register the role, the table and where the recorded runs are."""
     app.add_config_value("run_numbers_directory", "book/runs", "env", types=[str])
     app.add_role("run", RunRole())
+    app.add_directive("run-table", RunTable)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -102,6 +102,52 @@ def test_damaged_results_are_a_warning(build, tmp_path):
     assert "are not JSON" in build("{run}`quick/trial:zero_shot`")[1]
 
 
+@pytest.fixture
+def seeds(tmp_path):
+    """Recorded runs: two seeds of one setting, and a setting whose name goes on."""
+    for name, accuracy in {"one-s0": 0.5, "one-s1": 0.25, "one-short-s2": 0.9}.items():
+        results = tmp_path / "book" / "runs" / "quick" / name / "results.json"
+        results.parent.mkdir(parents=True)
+        results.write_text(json.dumps({"accuracy": accuracy, "knn": accuracy / 2}))
+
+
+def test_a_table_of_runs_has_a_column_for_each_seed(build, seeds):
+    page, warnings = build(
+        "```{run-table} The title\n:name: tab-t\n:metric: accuracy\n:head: Model\n\n"
+        "the *one* = quick/one\nits neighbours = quick/one:knn\n```\n\nSee {numref}`tab-t`."
+    )
+    assert not warnings
+    rows = [[cell.get_text() for cell in row.select("th, td")] for row in page.select("tr")]
+    assert rows == [
+        ["Model", "Runs", "Seed 0", "Seed 1"],
+        ["the one", "quick/one", "50.0 %", "25.0 %"],
+        ["its neighbours", "quick/one", "25.0 %", "12.5 %"],
+    ]
+    assert "The title" in page.select_one("table caption").get_text()
+    assert page.select_one("a.reference.internal[href='#tab-t']")
+    assert "cmssf reproduce quick/one-s1" in page.select("td abbr")[1]["title"]
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("one quick/one", "is not LABEL = RUNS"),
+        ("one = quick/on", "no recorded run is called quick/on-s0"),
+        ("", "no line LABEL = RUNS"),
+        ("one = quick/one:recall", "no metric 'recall'"),
+    ],
+)
+def test_a_table_of_runs_that_cannot_be_is_a_warning(build, seeds, line, complaint):
+    _, warnings = build(f"```{{run-table}} Title\n:metric: accuracy\n\n{line}\n```")
+    assert complaint in warnings
+
+
+def test_a_run_that_lacks_a_seed_of_the_others_is_a_warning(build, seeds):
+    table = "one = quick/one\nshort = quick/one-short"
+    _, warnings = build(f"```{{run-table}} Title\n:metric: accuracy\n\n{table}\n```")
+    assert "no recorded run 'quick/one-s2'" in warnings
+
+
 def test_a_drawing_stands_in_the_page_with_its_alt_text(build):
     page, warnings = build(
         '```{figure} drawing.svg\n:name: fig-d\n:alt: A "round" thing & more\n'
