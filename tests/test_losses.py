@@ -105,6 +105,47 @@ def test_image_text_losses_equal_slow_loops(groups, scale):
         assert value.item() == pytest.approx(expected, abs=1e-6), kind
 
 
+# --- in chunks --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [image_text_loss, *GROUPED])
+@given(batch=st.integers(2, 9), chunk=st.integers(1, 12), seed=st.integers(0, 99))
+def test_chunks_change_neither_the_loss_nor_a_gradient(loss, batch, chunk, seed):
+    groups = torch.randint(0, 3, (batch,), generator=torch.Generator().manual_seed(seed))
+    found = []
+    for rows in (0, chunk):
+        image, text = (embeddings(seed + k, batch, 4).requires_grad_() for k in (0, 1000))
+        scale = torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
+        value = loss(image, text, *arguments_of(loss, groups, scale), chunk=rows)
+        found.append((value, *torch.autograd.grad(value, (image, text, scale))))
+    for whole, chunked in zip(*found, strict=True):
+        torch.testing.assert_close(chunked, whole, rtol=1e-9, atol=1e-12)
+
+
+def test_chunks_hold_no_more_rows_than_asked_for():
+    held = []
+
+    class Shapes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            out = function(*arguments, **(keywords or {}))
+            held.append(out.numel() if isinstance(out, Tensor) else 0)
+            return out
+
+    image, text = (torch.randn(64, 2, requires_grad=True) for _ in range(2))
+    for chunk, largest in ((0, 64 * 64), (8, 8 * 64)):
+        held.clear()
+        with Shapes():
+            masked_loss(image, text, torch.arange(64) // 2, 10.0, chunk=chunk).backward()
+        assert max(held) == largest
+
+
+@pytest.mark.parametrize("loss", [image_text_loss, *GROUPED])
+def test_a_negative_chunk_is_refused(loss):
+    image, text = embeddings(1, 4, 3), embeddings(2, 4, 3)
+    with pytest.raises(ValueError, match="chunk is -1; expected the number of rows"):
+        loss(image, text, *arguments_of(loss, torch.arange(4), 5.0), chunk=-1)
+
+
 # --- closed forms -----------------------------------------------------------------------------
 
 

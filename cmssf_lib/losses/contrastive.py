@@ -5,25 +5,39 @@ number: the mean over all rows that were asked "which of these is your partner?"
 softmax cross-entropies of a matrix of cosine similarities; they differ in which entries count as
 partners and which entries are left out.
 
+That matrix has batch² entries, and more of them are kept for the gradient than the towers of a
+small model take. With ``chunk`` rows at a time the memory is chunk · batch instead. Loss and
+gradients stay what they are (up to rounding): each row of a softmax is whole. The price is that
+the rows are computed a second time on the way back.
+
 Two conventions exist for the sharpness of that softmax, and both appear in the papers. SimCLR
 divides by a *temperature* (see `cmssf_lib.losses.two_views`); CLIP multiplies by a *logit
 scale*, its inverse. Each function uses the convention of its paper and has no default for it.
 """
 
-import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from cmssf_lib.losses.checks import check_pairs
+from cmssf_lib.losses.floor import duplicate_floor
 
 LogitScale = Float[Tensor, ""] | float
+Logits = Float[Tensor, "rows batch"]
+Logit = Float[Tensor, ""]
+Rows = Int[Tensor, "rows"]
 
 
 def image_text_loss(
     image: Float[Tensor, "batch dim"],
     text: Float[Tensor, "batch dim"],
     logit_scale: LogitScale,
+    *,
+    chunk: int = 0,
 ) -> Float[Tensor, ""]:
     """Symmetric image–text loss with one-hot targets, as CLIP is trained.
 
@@ -36,20 +50,24 @@ def image_text_loss(
         text: Text embeddings; row i belongs to row i of `image`.
         logit_scale: Multiplies the cosine similarities: 1 / temperature, not its logarithm. A
             tensor keeps its gradient.
+        chunk: Rows of the matrix of similarities that are in memory at a time; 0: all.
 
     Returns:
         The mean of the image-to-text and the text-to-image cross-entropy.
 
     Raises:
-        ValueError: The shapes differ, there are fewer than two pairs, or `logit_scale` <= 0.
+        ValueError: The shapes differ, there are fewer than two pairs, `logit_scale` <= 0, or
+            `chunk` < 0.
 
     References:
         Radford et al. 2021, "Learning Transferable Visual Models From Natural Language
         Supervision" (CLIP), figure 3.
     """
-    logits = _logits(image, text, logit_scale)  # (batch, batch): rows images, columns texts
-    own = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+    def own(logits: Logits, row: Rows) -> tuple[Logits, Logit]:
+        return logits, logits.gather(1, row[:, None]).sum()  # row i's partner is column i
+
+    return _both_ways(own, image, text, logit_scale, chunk)
 
 
 def multi_positive_loss(
@@ -57,6 +75,8 @@ def multi_positive_loss(
     text: Float[Tensor, "batch dim"],
     groups: Int[Tensor, "batch"],
     logit_scale: LogitScale,
+    *,
+    chunk: int = 0,
 ) -> Float[Tensor, ""]:
     """Symmetric image–text loss whose targets are uniform over the pairs of the same group.
 
@@ -69,23 +89,28 @@ def multi_positive_loss(
         text: Text embeddings; row i belongs to row i of `image`.
         groups: Equal numbers mark equal captions (or classes).
         logit_scale: Multiplies the cosine similarities: 1 / temperature.
+        chunk: Rows that are in memory at a time; 0: all.
 
     Returns:
         The mean of the image-to-text and the text-to-image soft cross-entropy.
 
     Raises:
         ValueError: The shapes differ, there are fewer than two pairs, `groups` does not have one
-            number a pair, or `logit_scale` <= 0.
+            number a pair, `logit_scale` <= 0, or `chunk` < 0.
 
     References:
         Khosla et al. 2020, "Supervised Contrastive Learning" (SupCon), equation 2, the form
         L_out, with texts as the contrast to images and images to texts; Yang et al. 2022,
         "Unified Contrastive Learning in Image-Text-Label Space" (UniCL).
     """
-    logits = _logits(image, text, logit_scale)  # (batch, batch)
-    same = _same_group(groups, len(logits)).to(logits.dtype)
-    targets = same / same.sum(dim=1, keepdim=True)  # rows sum to 1; symmetric, as `same` is
-    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    _check_groups(groups, len(image))
+
+    def shared(logits: Logits, row: Rows) -> tuple[Logits, Logit]:
+        same = _same_group(groups, row).to(logits.dtype)
+        targets = same / same.sum(dim=1, keepdim=True)  # rows sum to 1; and columns, as a whole
+        return logits, (targets * logits).sum()
+
+    return _both_ways(shared, image, text, logit_scale, chunk)
 
 
 def masked_loss(
@@ -93,6 +118,8 @@ def masked_loss(
     text: Float[Tensor, "batch dim"],
     groups: Int[Tensor, "batch"],
     logit_scale: LogitScale,
+    *,
+    chunk: int = 0,
 ) -> Float[Tensor, ""]:
     """Symmetric image–text loss without the false negatives.
 
@@ -105,6 +132,7 @@ def masked_loss(
         text: Text embeddings; row i belongs to row i of `image`.
         groups: Equal numbers mark equal captions (or classes).
         logit_scale: Multiplies the cosine similarities: 1 / temperature.
+        chunk: Rows that are in memory at a time; 0: all.
 
     Returns:
         The mean of the image-to-text and the text-to-image cross-entropy.
@@ -117,12 +145,15 @@ def masked_loss(
         Cancellation", there called elimination; here the labels, not a guess, say which
         negatives are false.
     """
-    logits = _logits(image, text, logit_scale)  # (batch, batch)
-    itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-    false_negative = _same_group(groups, len(logits)) & ~itself
-    logits = logits.masked_fill(false_negative, float("-inf"))  # exp(-inf) adds nothing
-    own = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    _check_groups(groups, len(image))
+
+    def own(logits: Logits, row: Rows) -> tuple[Logits, Logit]:
+        partner = logits.gather(1, row[:, None]).sum()
+        false_negative = _same_group(groups, row).scatter(1, row[:, None], False)
+        # Its exponential adds nothing. Not -inf: a column of nothing else has no gradient.
+        return logits.masked_fill(false_negative, torch.finfo(logits.dtype).min), partner
+
+    return _both_ways(own, image, text, logit_scale, chunk)
 
 
 def excess_loss(
@@ -130,6 +161,8 @@ def excess_loss(
     text: Float[Tensor, "batch dim"],
     groups: Int[Tensor, "batch"],
     logit_scale: LogitScale,
+    *,
+    chunk: int = 0,
 ) -> Float[Tensor, ""]:
     """What `multi_positive_loss` has left to lose: itself minus its floor.
 
@@ -142,6 +175,7 @@ def excess_loss(
         text: Text embeddings; row i belongs to row i of `image`.
         groups: Equal numbers mark equal captions (or classes).
         logit_scale: Multiplies the cosine similarities: 1 / temperature.
+        chunk: Rows that are in memory at a time; 0: all.
 
     Returns:
         KL(targets || softmax), the mean over both directions.
@@ -152,71 +186,31 @@ def excess_loss(
     References:
         KL(t || p) = H(t, p) - H(t), for the targets t of SupCon (Khosla et al. 2020, equation 2).
     """
-    cross_entropy = multi_positive_loss(image, text, groups, logit_scale)
-    duplicates = _same_group(groups, len(image)).sum(dim=1)
-    return cross_entropy - duplicates.to(cross_entropy.dtype).log().mean()
+    cross_entropy = multi_positive_loss(image, text, groups, logit_scale, chunk=chunk)
+    return cross_entropy - duplicate_floor(groups)
 
 
-def duplicate_floor(groups: Int[Tensor, "batch"]) -> Float[Tensor, ""]:
-    """The least value that the one-hot and the multi-positive loss can take on this batch.
-
-    If n texts of a batch are the same text, with the same embedding, an image cannot give its own
-    more than 1/n of its probability, which costs ln n. The mean of ln n over the rows bounds both
-    directions.
-
-    Args:
-        groups: Equal numbers mark equal captions.
-
-    Returns:
-        The mean over all rows of ln(how many rows share this row's group).
-
-    Raises:
-        ValueError: `groups` is empty or not one-dimensional.
-    """
-    if groups.ndim != 1 or len(groups) == 0:
-        raise ValueError(
-            f"groups has shape {tuple(groups.shape)}; expected one number a pair, at least one."
-        )
-    return _same_group(groups, len(groups)).sum(dim=1).float().log().mean()
-
-
-def expected_floor(batch_size: int, classes: int) -> float:
-    """The mean of `duplicate_floor` over random batches with one caption a class.
-
-    Seen from one row, the other batch_size - 1 rows share its class with probability
-    1 / classes each, so the number of equal captions is 1 + Bin(batch_size - 1, 1 / classes).
-    The expectation of its logarithm is summed exactly.
-
-    Args:
-        batch_size: Pairs in a batch.
-        classes: Equally frequent classes, each with a single caption.
-
-    Returns:
-        E[ln n_dup] in nats; 2.585 for batches of 128 and ten classes.
-
-    Raises:
-        ValueError: `batch_size` or `classes` is below 1.
-    """
-    if batch_size < 1 or classes < 1:
-        raise ValueError(f"batch_size={batch_size}, classes={classes}: both must be at least 1.")
-    if classes == 1:
-        return math.log(batch_size)
-    others, p = batch_size - 1, 1 / classes
-    total = 0.0
-    for k in range(others + 1):
-        # Logarithms, because the binomial coefficients of a large batch overflow a float.
-        log_choose = math.lgamma(others + 1) - math.lgamma(k + 1) - math.lgamma(others - k + 1)
-        log_probability = log_choose + k * math.log(p) + (others - k) * math.log1p(-p)
-        total += math.exp(log_probability) * math.log(1 + k)
-    return total
-
-
-def _logits(
+def _both_ways(
+    question: Callable[[Logits, Rows], tuple[Logits, Logit]],
     image: Float[Tensor, "batch dim"],
     text: Float[Tensor, "batch dim"],
     logit_scale: LogitScale,
-) -> Float[Tensor, "batch batch"]:
-    """Scaled cosine similarity of every image (rows) to every text (columns)."""
+    chunk: int,
+) -> Float[Tensor, ""]:
+    """Ask every image about all texts and every text about all images; mean over the questions.
+
+    A cross-entropy is a log-sum-exp minus the logit of the right answer. The images' sums run
+    along the rows, the texts' down the columns of the same matrix, and who is whose partner is
+    symmetric: one matrix serves both ways.
+
+    Args:
+        question: From the logits of some rows and the numbers of those rows, to the logits of
+            which the sums are taken, and the sum of the partners' logits.
+        image: Image embeddings.
+        text: Text embeddings.
+        logit_scale: Multiplies the cosine similarities.
+        chunk: Rows at a time; 0: all.
+    """
     check_pairs(image, text)
     # Read the value only: `logit_scale` itself stays in the graph.
     value = float(logit_scale.detach()) if isinstance(logit_scale, Tensor) else logit_scale
@@ -225,42 +219,38 @@ def _logits(
             f"logit_scale is {value}; expected the multiplier 1 / temperature, > 0. "
             "If you hold its logarithm, pass log_scale.exp()."
         )
-    return logit_scale * (F.normalize(image, dim=1) @ F.normalize(text, dim=1).T)
+    if chunk < 0:
+        raise ValueError(f"chunk is {chunk}; expected the number of rows at a time, or 0 for all.")
+    image, text = F.normalize(image, dim=1), F.normalize(text, dim=1)
+
+    def some_rows(asking: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        similarity = (asking @ text.T).to(image.dtype)  # autocast's product is half precision
+        logits, partners = question(logit_scale * similarity, row)
+        return partners, logits.logsumexp(dim=1).sum(), logits.logsumexp(dim=0)
+
+    row = torch.arange(len(image), device=image.device)
+    if chunk:  # keeps no similarities for the gradient: makes them again
+        parts = [
+            checkpoint(some_rows, *rows, use_reentrant=False, preserve_rng_state=False)
+            for rows in zip(image.split(chunk), row.split(chunk), strict=True)
+        ]
+    else:
+        parts = [some_rows(image, row)]
+    partners, along, down = (torch.stack(part) for part in zip(*parts, strict=True))
+    sums = along.sum() + down.logsumexp(dim=0).sum()  # columns: over the chunks' own sums
+    return (sums - 2 * partners.sum()) / (2 * len(row))
 
 
-def _same_group(groups: Int[Tensor, "groups"], batch: int) -> Bool[Tensor, "batch batch"]:
-    """True where two pairs share a group; the diagonal is always True."""
+def _check_groups(groups: Int[Tensor, "groups"], batch: int) -> None:
+    """Refuse groups that do not belong to the pairs."""
     if groups.shape != (batch,):
         raise ValueError(
             f"groups has shape {tuple(groups.shape)}; expected one number a pair: ({batch},)."
         )
-    return groups[:, None] == groups[None, :]
 
 
-def check_pairs(a: Shaped[Tensor, "..."], b: Shaped[Tensor, "..."]) -> None:
-    """Refuse what would otherwise give a number without meaning.
-
-    Raises:
-        ValueError: If the shapes differ, or there are fewer than two pairs.
-    """
-    check_shapes(a, b)
-    if len(a) < 2:
-        raise ValueError(
-            f"a contrastive loss needs at least two pairs, got {len(a)}: without a second pair "
-            "there is no negative and the loss is 0 whatever the model does. Use a larger batch, "
-            "or drop the last incomplete one."
-        )
-
-
-def check_shapes(a: Shaped[Tensor, "..."], b: Shaped[Tensor, "..."]) -> None:
-    """Refuse embeddings that are not pairs.
-
-    Raises:
-        ValueError: If the shapes differ or are not ``(pairs, dim)``, or there is no pair.
-    """
-    if a.ndim != 2 or a.shape != b.shape or len(a) == 0:
-        raise ValueError(
-            f"embeddings have shapes {tuple(a.shape)} and {tuple(b.shape)}; "
-            "expected two of the same shape (pairs, dim), row i of one belonging to row i of the "
-            "other, and at least one pair."
-        )
+def _same_group(
+    groups: Int[Tensor, "batch"], row: Int[Tensor, "rows"]
+) -> Bool[Tensor, "rows batch"]:
+    """True where the pair of a row and that of a column share a group; a row and itself do."""
+    return groups[row, None] == groups

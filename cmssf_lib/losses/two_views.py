@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cmssf_lib.losses.contrastive import check_pairs, check_shapes
+from cmssf_lib.losses.checks import check_pairs, check_shapes
 
 
 def nt_xent(
