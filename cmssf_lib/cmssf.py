@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,8 +42,8 @@ class CMSSF(nn.Module):
         captions: Texts the tokenizer is built from (for a text encoder from scratch).
 
     Raises:
-        ValueError: If the loss is unknown, the temperature outside 0.01 to 1, or an encoder's
-            configuration inconsistent.
+        ValueError: If the loss is unknown, the temperature outside 0.01 to 1, the chunk negative,
+            or an encoder's configuration inconsistent.
     """
 
     def __init__(
@@ -61,6 +61,8 @@ class CMSSF(nn.Module):
                 f"the temperature lies between {1 / MAX_SCALE} and 1, where `after_step` keeps "
                 f"it; got {config.temperature}"
             )
+        if config.chunk < 0:
+            raise ValueError(f"chunk is {config.chunk}; give rows at a time, or 0 for all")
         self.config = config
         self.views = Views(config.views)
         self.image_encoder = ImageEncoder(vision)
@@ -104,23 +106,20 @@ class CMSSF(nn.Module):
         image = self.encode_image(images)  # (b, dim)
         # Each different caption is encoded once; pictures that share it share its vector.
         text = self.encode_text(batch.captions)[batch.caption_index]  # (b, dim)
-        groups, scale = batch.caption_index, self.logit_scale
+        groups, scale, chunk = batch.caption_index, self.logit_scale, self.config.chunk
         if self.config.loss == "one_hot":
-            loss = image_text_loss(image, text, scale)
+            loss = image_text_loss(image, text, scale, chunk=chunk)
         elif self.config.loss == "multi_positive":
-            loss = multi_positive_loss(image, text, groups, scale)
+            loss = multi_positive_loss(image, text, groups, scale, chunk=chunk)
         elif self.config.loss == "masked":
-            loss = masked_loss(image, text, groups, scale)
+            loss = masked_loss(image, text, groups, scale, chunk=chunk)
         else:
-            loss = excess_loss(image, text, groups, scale)
+            loss = excess_loss(image, text, groups, scale, chunk=chunk)
         with torch.no_grad():
-            similarity = image @ text.T  # (b, b)
-            other = groups[:, None] != groups[None, :]  # false negatives left out
             logged = {
                 "floor": duplicate_floor(groups),
-                "positive_similarity": similarity.diagonal().mean(),
-                # A batch of one caption holds no negative pair at all: zero, not 0/0.
-                "negative_similarity": similarity[other].sum() / other.sum().clamp(min=1),
+                "positive_similarity": (image * text).sum(dim=1).mean(),
+                "negative_similarity": negative_similarity(image, text, groups),
                 "logit_scale": scale.detach(),
             }
         return {"loss": loss, **logged}
@@ -148,3 +147,26 @@ class CMSSF(nn.Module):
     ) -> Float[Tensor, "b width"]:
         """Return the image encoder's [CLS] vector: no head, no view."""
         return self.image_encoder(images)
+
+
+def negative_similarity(
+    image: Float[Tensor, "b dim"], text: Float[Tensor, "b dim"], groups: Int[Tensor, "b"]
+) -> Float[Tensor, ""]:
+    """Return the mean similarity of a picture and a text of another group.
+
+    The sum over all pairs is the product of the two sums; that over the pairs of a group is the
+    same with the group's own sums. So no matrix of all pairs is needed.
+
+    Args:
+        image: Vectors of length one.
+        text: Likewise; row i belongs to row i of `image`.
+        groups: Equal numbers mark equal captions.
+
+    Returns:
+        The mean, or zero if all pairs are of one group, and none is negative.
+    """
+    _, group, size = groups.unique(return_inverse=True, return_counts=True)
+    sums = [x.new_zeros(len(size), x.shape[1]).index_add_(0, group, x) for x in (image, text)]
+    everywhere = image.sum(dim=0) @ text.sum(dim=0)
+    pairs = len(groups) ** 2 - size.square().sum()
+    return (everywhere - (sums[0] * sums[1]).sum()) / pairs.clamp(min=1)

@@ -148,6 +148,23 @@ def test_the_four_losses_in_one_batch(scenes):
     assert abs(values["masked"] - values["excess"]) > 1e-3
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_in_chunks_trains_alike(scenes, loss):
+    batch, found = repeating(scenes), []
+    for chunk in (0, 5):
+        method = model(scenes, loss=loss, chunk=chunk)
+        out = method.loss(batch)
+        out["loss"].backward()
+        found.append((out["loss"], *(p.grad for p in method.parameters())))
+    for whole, chunked in zip(*found, strict=True):
+        torch.testing.assert_close(chunked, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_a_negative_chunk_is_refused_before_any_work(scenes):
+    with pytest.raises(ValueError, match="chunk is -1"):
+        model(scenes, chunk=-1)
+
+
 def test_what_is_logged_is_the_mean_over_pairs(scenes):
     method = model(scenes).eval()
     batch = repeating(scenes)

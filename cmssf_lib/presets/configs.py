@@ -141,6 +141,8 @@ class CMSSFConfig:
         hidden: Width of the projection heads' hidden layer.
         loss: "one_hot", "multi_positive", "masked" or "excess" (see `cmssf_lib.losses`).
         temperature: The starting value; the logit scale is its inverse and is learned.
+        chunk: Rows of the loss's matrix of similarities in memory at a time; 0: all. Changes
+            nothing else.
         views: The random view that each picture is shown in.
     """
 
@@ -148,6 +150,7 @@ class CMSSFConfig:
     hidden: int = 256
     loss: str = "one_hot"
     temperature: float = 0.07
+    chunk: int = 0
     views: ViewsConfig = field(default_factory=ViewsConfig)
 
 
