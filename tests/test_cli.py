@@ -183,6 +183,10 @@ def test_change_reads_truth_and_lists_of_words():
     assert changed.fusion.norm_first is False
     assert settings.change(changed, ["fusion.norm_first=True"]).fusion.norm_first is True
     assert settings.change(chosen, ["fusion.image_size=16,32"]).fusion.image_size == (16, 32)
+    assert (
+        settings.change(chosen, ["data.captions=my captions.csv"]).data.captions
+        == "my captions.csv"
+    )
 
 
 def test_change_sets_nested_fields_of_every_kind():

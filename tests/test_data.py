@@ -32,6 +32,7 @@ from cmssf_lib.data import (
     image_folder,
     load,
     photos,
+    picture_files,
     tones,
     with_tones,
 )
@@ -691,7 +692,7 @@ def no_decoding(monkeypatch) -> None:
     def refuse(*_, **__):
         raise AssertionError("a picture was decoded")
 
-    monkeypatch.setattr(photos.Image, "open", refuse)
+    monkeypatch.setattr(picture_files.Image, "open", refuse)
 
 
 def test_a_folder_is_read_by_split_and_class(folder):
@@ -762,7 +763,7 @@ def test_a_full_disk_leaves_no_half_cache(folder, monkeypatch, own_cache):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(photos, "save_file", full)
+    monkeypatch.setattr(picture_files, "save_file", full)
     with pytest.warns(UserWarning, match="No space left"):
         image_folder(folder)
     assert list(own_cache.iterdir()) == []

@@ -48,6 +48,8 @@ def _read(old: Any, text: str) -> Any:
         if text not in ("True", "False"):
             raise ValueError(text)
         return text == "True"
+    if old is None:  # a path, or a name, that is not set
+        return text
     if isinstance(old, tuple):
         return tuple(_read(old[0], part) for part in text.split(","))
     return type(old)(text)

@@ -6,6 +6,7 @@ change what is said and heard. `load` does what a preset names; `batches` hands 
 trains on.
 """
 
+from cmssf_lib.data.caption_files import read_captions
 from cmssf_lib.data.clues import CIFAR10_CLUES, DIGIT_CLUES, TEXTS, with_clues
 from cmssf_lib.data.corrupt import delayed, mispaired, noisy_pixels, noisy_sounds
 from cmssf_lib.data.image_text import Batch, ImageTextData, Splits, batches, step_seed
@@ -43,6 +44,7 @@ __all__ = [
     "noisy_pixels",
     "noisy_sounds",
     "question_table",
+    "read_captions",
     "tones",
     "with_clues",
     "with_tones",
@@ -63,7 +65,7 @@ def load(config: DataConfig) -> Splits:
     Raises:
         ValueError: If a field names something unknown, or two fields do not go together: a
             sound with photographs, a sound or clues with two digits, "image_folder" without a
-            path.
+            path, captions from a table with other data.
         FileNotFoundError: If the pictures are not there and cannot be downloaded.
     """
     _check(config)
@@ -79,7 +81,8 @@ def _pictures(config: DataConfig) -> Splits:
     if config.name == "image_folder":
         if config.path is None:
             raise ValueError("the data 'image_folder' needs a path: a folder with train/ and test/")
-        return image_folder(config.path, image_size=config.image_size)
+        size = config.image_size
+        return image_folder(config.path, image_size=size, captions=config.captions)
     if config.flavour == "two":
         return digit_questions(**sizes, seed=config.seed)
     return digit_scenes(config.flavour, **sizes, seed=config.seed)
@@ -111,6 +114,11 @@ def _check(config: DataConfig) -> None:
     for field in ("pixel_noise", "sound_noise"):
         if not (deviation := getattr(config, field)) >= 0:
             raise ValueError(f"{field} is a standard deviation, at least 0; got {deviation}")
+    if config.captions is not None and config.name != "image_folder":
+        raise ValueError(
+            f"a table of captions belongs to the data 'image_folder'; got captions="
+            f"{config.captions!r} with {config.name!r}"
+        )
     if config.sound != "none" and config.name != "digit_scenes":
         raise ValueError(
             f"photographs have no sound: with the data {config.name!r}, sound is 'none', not "

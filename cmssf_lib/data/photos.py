@@ -1,32 +1,21 @@
-"""Photographs: CIFAR-10, and any folder of pictures laid out by split and class.
+"""Photographs: CIFAR-10, and any folder of pictures laid out by split and class."""
 
-Decoding tens of thousands of small files takes a while, so a folder is decoded once and kept
-as one file in the cache ($CMSSF_CACHE, by default ``~/.cache/cmssf``). The cache remembers
-name, size and time of every picture: a changed folder is decoded again.
-"""
-
-import hashlib
 import os
-import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.datasets import CIFAR10
-from tqdm.auto import tqdm
 
 from cmssf_lib.captions import class_caption
+from cmssf_lib.data.caption_files import read_captions
 from cmssf_lib.data.image_text import ImageTextData, Splits
+from cmssf_lib.data.picture_files import cache_folder, decoded, list_pictures
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 SPLITS = ("train", "test")
 
 
@@ -92,7 +81,12 @@ def _torchvision_cifar10(root: Path, download: bool = False) -> Splits:
 
 
 def image_folder(
-    path: str | Path, *, image_size: int | None = None, name: str | None = None
+    path: str | Path,
+    *,
+    image_size: int | None = None,
+    captions: str | Path | None = None,
+    skip_unreadable: bool = False,
+    name: str | None = None,
 ) -> Splits:
     """Load pictures laid out as ``train/<class>/*`` and ``test/<class>/*``.
 
@@ -100,16 +94,19 @@ def image_folder(
         path: The folder that holds ``train`` and ``test``.
         image_size: Every picture is cropped to its central square and resized to this side;
             ``None`` demands that all have one size already.
+        captions: A table with a caption for every picture, as `read_captions` reads it; a file's
+            name begins with its split ("train/boat/1.png"). A relative path begins in ``path``.
+            ``None`` for class captions.
+        skip_unreadable: Go on without the pictures that cannot be read; a warning names them.
         name: Shown in figures; by default the folder's own.
 
     Returns:
-        Training and test set; the classes are the sorted names of the class folders, the
-        captions class captions.
+        Training and test set; the classes are the sorted names of the class folders.
 
     Raises:
-        FileNotFoundError: If the folder, a split, or any picture in it is missing.
+        FileNotFoundError: If the folder, a split, any picture in it, or the table is missing.
         ValueError: If the splits hold different classes, there is only one class, a picture
-            cannot be read, or sizes differ.
+            cannot be read, sizes differ, or captions and pictures do not match one to one.
     """
     root = Path(path).expanduser()
     class_names: list[list[str]] = []
@@ -129,12 +126,43 @@ def image_folder(
             f"{root}: found {len(class_names[0])} class folder(s) under train/; "
             "learning to tell classes apart takes at least two"
         )
+    listed = [list_pictures(root / split, class_names[0]) for split in SPLITS]
+    said = None
+    if captions is not None:  # before any picture is read, which may take long
+        there = [_name(root, file) for listing in listed for file in listing.files]
+        said = _captions_of(root / Path(captions).expanduser(), there)
     splits = []
-    for split in SPLITS:
-        images, labels = _decoded(root / split, class_names[0], image_size)
+    for split, listing in zip(SPLITS, listed, strict=True):
+        images, labels, files = decoded(listing, image_size, skip_unreadable)
         shown = f"{name or root.name} {split}"
-        splits.append(_with_class_captions(images, labels, class_names[0], shown))
+        data = _with_class_captions(images, labels, class_names[0], shown)
+        if said is not None:
+            data = replace(data, captions=tuple(said[_name(root, file)] for file in files))
+        splits.append(data)
     return Splits(*splits)
+
+
+def _name(root: Path, file: str) -> str:
+    """Return what a table of captions calls a picture."""
+    return Path(file).relative_to(root).as_posix()
+
+
+def _captions_of(table: Path, there: list[str]) -> dict[str, str]:
+    """Read the captions of all pictures that are there, and of no others."""
+    said, pictures = read_captions(table), set(there)
+    strangers = [(line, name) for name, (line, _) in said.items() if name not in pictures]
+    if strangers:
+        line, name = min(strangers)
+        raise ValueError(
+            f"{table}, line {line}: no picture {name}; expected a path such as {there[0]} "
+            f"({len(strangers):,} of {len(said):,} captions have no picture)"
+        )
+    if silent := [name for name in there if name not in said]:
+        raise ValueError(
+            f"{table}: no caption for {silent[0]} ({len(silent):,} of {len(there):,} pictures "
+            "have none)"
+        )
+    return {name: text for name, (_, text) in said.items()}
 
 
 def _with_class_captions(
@@ -148,88 +176,3 @@ def _with_class_captions(
         class_names=tuple(class_names),
         name=name,
     )
-
-
-def cache_folder() -> Path:
-    """Return where decoded pictures are kept: $CMSSF_CACHE, or ``~/.cache/cmssf``."""
-    return Path(os.environ.get("CMSSF_CACHE") or "~/.cache/cmssf").expanduser()
-
-
-def _decoded(
-    folder: Path, class_names: Sequence[str], image_size: int | None
-) -> tuple[UInt8[Tensor, "n 3 h w"], list[int]]:
-    """Return the pictures of one split, from the cache if the folder has not changed."""
-    files, labels, listing = _listing(folder, class_names)
-    if not files:
-        raise FileNotFoundError(
-            f"no picture in {folder}: expected files ending in {', '.join(ENDINGS)} in the "
-            "class folders"
-        )
-    key = hashlib.sha256(f"{folder.resolve()} {image_size}".encode()).hexdigest()[:16]
-    cached = cache_folder() / f"images-{key}.safetensors"
-    if cached.is_file():
-        try:
-            with safe_open(cached, framework="pt") as opened:
-                if (opened.metadata() or {}).get("listing") == listing:
-                    return opened.get_tensor("images"), labels
-        except SafetensorError:
-            pass  # a damaged cache is no loss: the pictures are decoded again
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = pool.map(lambda file: _read(file, image_size), files)
-        arrays = list(
-            tqdm(decoded, f"reading {folder.name}", len(files), leave=False, disable=None)
-        )
-    sizes = {array.shape for array in arrays}
-    if len(sizes) > 1:
-        odd = next(f for f, a in zip(files, arrays, strict=True) if a.shape != arrays[0].shape)
-        raise ValueError(
-            f"the pictures in {folder} differ in size (first seen at {odd}): give an image_size"
-        )
-    images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-    unfinished = cached.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"images": images}, unfinished, metadata={"listing": listing})
-        unfinished.replace(cached)
-    except (OSError, SafetensorError) as error:  # the pictures are there all the same
-        with suppress(OSError):
-            unfinished.unlink()
-        warnings.warn(
-            f"the decoded pictures could not be kept in {cached.parent} ({error}): they will be "
-            "decoded again next time. CMSSF_CACHE names another place",
-            stacklevel=2,
-        )
-    return images, labels
-
-
-def _listing(folder: Path, class_names: Sequence[str]) -> tuple[list[str], list[int], str]:
-    """List the pictures of a split in a fixed order, with a digest that changes when they do."""
-    files: list[str] = []  # sixty thousand Path objects would take longer than the cache to read
-    labels: list[int] = []
-    digest = hashlib.sha256()
-    for label, class_name in enumerate(class_names):
-        for entry in sorted(os.scandir(folder / class_name), key=lambda e: e.name):
-            if entry.name[0] == "." or not entry.name.lower().endswith(ENDINGS):
-                continue  # hidden files such as macOS's "._cat.jpg" are no pictures
-            facts = entry.stat()
-            digest.update(f"{class_name}/{entry.name} {facts.st_size} {facts.st_mtime_ns}".encode())
-            files.append(entry.path)
-            labels.append(label)
-    return files, labels, digest.hexdigest()
-
-
-def _read(file: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode one picture to RGB."""
-    try:
-        with Image.open(file) as opened:
-            ImageOps.exif_transpose(opened, in_place=True)  # a photo taken sideways stands up
-            picture = opened.convert("RGB")
-    # Pillow has several ways to say that a file is damaged.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read the picture {file}: {error}") from error
-    if image_size is not None and picture.size != (image_size, image_size):
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        square = picture.crop((left, top, left + side, top + side))
-        picture = square.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    return np.asarray(picture)

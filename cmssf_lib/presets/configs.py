@@ -23,6 +23,8 @@ class DataConfig:
         image_size: Side in pixels.
         seed: Of the digit scenes and of the held-out part.
         path: Folder of the pictures; ``None`` for $CMSSF_DATA, or a download.
+        captions: Of an image folder: a table in it with a caption for each picture; ``None`` for
+            class captions.
     """
 
     name: str = "digit_scenes"
@@ -37,6 +39,7 @@ class DataConfig:
     image_size: int = 16
     seed: int = 0
     path: str | None = None
+    captions: str | None = None
 
 
 @dataclass(frozen=True)
