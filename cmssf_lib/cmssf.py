@@ -8,12 +8,15 @@ Two encoders, two projection heads, one shared space (its Figure 1 and section 3
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from cmssf_lib.data import Batch
 from cmssf_lib.encoders import ImageEncoder, ProjectionHead, TextEncoder
@@ -42,8 +45,8 @@ class CMSSF(nn.Module):
         captions: Texts the tokenizer is built from (for a text encoder from scratch).
 
     Raises:
-        ValueError: If the loss is unknown, the temperature outside 0.01 to 1, the chunk negative,
-            or an encoder's configuration inconsistent.
+        ValueError: If the loss is unknown, the temperature outside 0.01 to 1, a chunk negative,
+            micro-batches meet a batch norm, or an encoder's configuration is inconsistent.
     """
 
     def __init__(
@@ -61,14 +64,20 @@ class CMSSF(nn.Module):
                 f"the temperature lies between {1 / MAX_SCALE} and 1, where `after_step` keeps "
                 f"it; got {config.temperature}"
             )
-        if config.chunk < 0:
-            raise ValueError(f"chunk is {config.chunk}; give rows at a time, or 0 for all")
+        for name in ("chunk", "micro_batch"):
+            if (number := getattr(config, name)) < 0:
+                raise ValueError(f"{name} is {number}; give how many at a time, or 0 for all")
         self.config = config
         self.views = Views(config.views)
         self.image_encoder = ImageEncoder(vision)
         self.text_encoder = TextEncoder(text, captions)
         self.image_head = ProjectionHead(self.image_encoder.width, config.hidden, config.dim)
         self.text_head = ProjectionHead(self.text_encoder.width, config.hidden, config.dim)
+        if config.micro_batch and any(isinstance(m, _BatchNorm) for m in self.modules()):
+            raise ValueError(
+                f"micro_batch={config.micro_batch} and batch norm: each part of the batch would be "
+                "normed by itself, and the gradients be others. Take norm='group' for the stem"
+            )
         # Learned as a logarithm, so that a step changes it by a factor and it stays positive.
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
 
@@ -103,9 +112,9 @@ class CMSSF(nn.Module):
         """
         with stopwatch("views"), torch.no_grad():
             images = self.views(batch.images) if self.training else as_float(batch.images)
-        image = self.encode_image(images)  # (b, dim)
+        image = self._in_parts(self.encode_image, images)  # (b, dim)
         # Each different caption is encoded once; pictures that share it share its vector.
-        text = self.encode_text(batch.captions)[batch.caption_index]  # (b, dim)
+        text = self._in_parts(self.encode_text, batch.captions)[batch.caption_index]  # (b, dim)
         groups, scale, chunk = batch.caption_index, self.logit_scale, self.config.chunk
         if self.config.loss == "one_hot":
             loss = image_text_loss(image, text, scale, chunk=chunk)
@@ -123,6 +132,23 @@ class CMSSF(nn.Module):
                 "logit_scale": scale.detach(),
             }
         return {"loss": loss, **logged}
+
+    def _in_parts(
+        self, encode: Callable[[Any], Float[Tensor, "n dim"]], inputs: Tensor | Sequence[str]
+    ) -> Float[Tensor, "n dim"]:
+        """Encode some inputs at a time, and keep of each part no more than its vectors.
+
+        On the way back a part is encoded once more, with the same random numbers, and gets its
+        gradient. So a batch of any size takes the memory of one part, and its loss still compares
+        everything with everything (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size
+        under Memory Limited Setup", GradCache).
+        """
+        size = self.config.micro_batch
+        if not (size and self.training):
+            return encode(inputs)
+        starts = range(0, len(inputs), size)
+        parts = [checkpoint(encode, inputs[i : i + size], use_reentrant=False) for i in starts]
+        return torch.cat(parts)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Return `loss`; PyTorch's wrappers for several processes call a module this way."""

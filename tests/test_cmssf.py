@@ -160,9 +160,51 @@ def test_a_loss_in_chunks_trains_alike(scenes, loss):
         torch.testing.assert_close(chunked, whole, rtol=1e-4, atol=1e-6)
 
 
-def test_a_negative_chunk_is_refused_before_any_work(scenes):
-    with pytest.raises(ValueError, match="chunk is -1"):
-        model(scenes, chunk=-1)
+@pytest.mark.parametrize("name", ["chunk", "micro_batch"])
+def test_a_negative_chunk_is_refused_before_any_work(scenes, name):
+    with pytest.raises(ValueError, match=f"{name} is -1"):
+        model(scenes, **{name: -1})
+
+
+@pytest.mark.parametrize("vision", ["plain", "group"])
+@pytest.mark.parametrize("micro_batch", [1, 5, 100])
+def test_micro_batches_give_the_whole_batchs_gradients(scenes, vision, micro_batch):
+    """With random views and dropout on: what is encoded twice draws the same numbers twice."""
+    batch, found = repeating(scenes), []
+    encoder = (
+        VISION if vision == "plain" else dataclasses.replace(VISION, kind="conv_stem", norm="group")
+    )
+    text = dataclasses.replace(TEXT, dropout=0.0)
+    for size in (0, micro_batch):
+        torch.manual_seed(0)
+        config = dataclasses.replace(CONFIG, micro_batch=size, views=ViewsConfig(shift=0.25))
+        method = CMSSF(encoder, text, config, scenes.unique_captions)
+        torch.manual_seed(1)
+        out = method.loss(batch)
+        out["loss"].backward()
+        found.append((out["loss"], *(p.grad for p in method.parameters())))
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_encoded_twice_is_dropped_out_alike(scenes):
+    method = CMSSF(VISION, dataclasses.replace(TEXT, dropout=0.5), CONFIG, scenes.unique_captions)
+    method.config = dataclasses.replace(CONFIG, micro_batch=2)
+    batch = repeating(scenes)
+    out = []
+    hook = method.text_head.register_forward_hook(lambda module, inputs, given: out.append(given))
+    method.loss(batch)["loss"].backward()
+    hook.remove()
+    parts = len(out) // 2
+    assert parts == -(-len(batch.captions) // 2)
+    assert sum(any(torch.equal(a, b) for b in out[parts:]) for a in out[:parts]) == parts
+
+
+def test_micro_batches_and_batch_norm_do_not_go_together(scenes):
+    vision = dataclasses.replace(VISION, kind="conv_stem", norm="batch")
+    config = dataclasses.replace(CONFIG, micro_batch=4)
+    with pytest.raises(ValueError, match="each part of the batch would be normed by itself"):
+        CMSSF(vision, TEXT, config, scenes.unique_captions)
 
 
 def test_what_is_logged_is_the_mean_over_pairs(scenes):

@@ -146,6 +146,8 @@ class CMSSFConfig:
         temperature: The starting value; the logit scale is its inverse and is learned.
         chunk: Rows of the loss's matrix of similarities in memory at a time; 0: all. Changes
             nothing else.
+        micro_batch: Pictures, and captions, that go through their tower at a time in training;
+            0: all. Changes memory and time, and nothing else. Needs a stem without batch norm.
         views: The random view that each picture is shown in.
     """
 
@@ -154,6 +156,7 @@ class CMSSFConfig:
     loss: str = "one_hot"
     temperature: float = 0.07
     chunk: int = 0
+    micro_batch: int = 0
     views: ViewsConfig = field(default_factory=ViewsConfig)
 
 
