@@ -120,8 +120,9 @@ def diagnose(row: Mapping[str, float]) -> str | None:
     if directions < FEW:
         return (
             f"the embeddings use about {directions:.1f} directions of their space: they have "
-            "collapsed onto a line or a plane. A lower temperature, more negatives or a smaller "
-            "learning rate spread them"
+            "collapsed onto a line or a plane. Where nothing pushes strangers apart, look for a "
+            "gradient that reaches the target network or a target that is too fast; else lower "
+            "the temperature or take more negatives"
         )
     if std > CONSTANT and row.get("positive_similarity", math.nan) > SAME:
         return (
