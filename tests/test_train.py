@@ -416,6 +416,19 @@ def test_a_resume_under_another_configuration_names_the_field_and_changes_nothin
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
 
 
+def test_what_changes_memory_and_not_the_result_may_change_on_the_way(tmp_path):
+    run = Run(tmp_path)
+    run.config = {"cmssf": {"dim": 8, "chunk": 4, "micro_batch": 2}}
+    checkpoint_file.refuse_other_config(
+        {"cmssf": {"dim": 8}}, run
+    )  # recorded before there were such settings
+    run.config["cmssf"]["dim"] = 9
+    with pytest.raises(
+        ValueError, match=r"configuration: cmssf\.dim \(recorded 8, asked for 9\)\. Go"
+    ):
+        checkpoint_file.refuse_other_config({"cmssf": {"dim": 8, "chunk": 0}}, run)
+
+
 def test_a_resume_with_other_pictures_is_refused(tmp_path, data):
     interrupted_run(data, tmp_path)
     other = digit_scenes(train=96, test=20, image_size=12, seed=1).train

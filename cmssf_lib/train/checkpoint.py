@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from cmssf_lib.runs import Run, read_tensors, write_tensors
 
 FORMAT = "cmssf-checkpoint-1"
+#: Settings that say how a result is reached, and not which: they may change on the way.
+HOW = ("train.checkpoint_minutes", "cmssf.chunk", "cmssf.micro_batch")
 
 
 class Checkpoint:
@@ -116,7 +118,7 @@ def refuse_other_config(recorded: Mapping[str, Any], run: Run) -> None:
     differ = [
         f"{key} (recorded {old.get(key)!r}, asked for {new.get(key)!r})"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key != "train.checkpoint_minutes"
+        if old.get(key) != new.get(key) and key not in HOW
     ]
     if differ:
         raise ValueError(
