@@ -34,6 +34,9 @@ DESTROYED = " ".join(
     for change in ("brightness=0.4", "contrast=0.4", "saturation=0.8", "hue=0.5", "jitter=0.9",
                    "grey=0.2")
 )  # fmt: skip
+SHIFT_ALONE = " ".join(
+    f"fine_tune.views.{change}" for change in ("area=1,1", "ratio=1,1", "turn=0", "shear=0")
+)
 STILL = "turn=0 shear=0 ratio=1,1 area=1,1 shift=0"
 
 #: Trainings that are compared with each other: method, then name → settings.
@@ -42,7 +45,8 @@ LONG = {
     "moco": ("moco", "train.epochs=100"),
     "byol": ("byol", "train.epochs=45"),
     "dino": ("dino", "train.epochs=60"),
-    "mae": ("mae", ""),
+    "mae": ("mae", "train.epochs=120"),
+    "mae-shift": ("mae", f"train.epochs=120 {SHIFT_ALONE}"),
     "supervised": ("supervised", ""),
     "supcon": ("supervised", "supervised.loss=supcon"),
 }
