@@ -76,29 +76,32 @@ def settings_of(name: str, steps: int, rounds: int) -> tuple[Settings, str]:
 def seams(method: nn.Module) -> Iterator[Stopwatch]:
     """Time from outside what lies between the seams of `fit`'s step.
 
-    "forward" is the method's loss without the parts that are on the library's own stopwatch;
-    "backward" lasts until the optimizer begins, clipping included; "update" is the optimizer.
+    "forward" is the method's loss, "backward" lasts until the optimizer begins, clipping included,
+    "update" is the optimizer; each without what is on the library's own stopwatch.
     """
     watch, loss = Stopwatch(), method.loss
-    at = 0.0
+    before = (0.0, 0.0)
+
+    def clocks() -> tuple[float, float]:
+        """The time, and how much of it is on the library's own stopwatch."""
+        return time.perf_counter(), sum(stopwatch.seconds.values())
+
+    def ends(part: str) -> None:
+        nonlocal before
+        now = clocks()
+        watch.seconds[part] += (now[0] - before[0]) - (now[1] - before[1])
+        before = now
 
     def timed_loss(batch):
-        nonlocal at
-        begin, apart = time.perf_counter(), sum(stopwatch.seconds.values())
+        nonlocal before
+        before = clocks()
         out = loss(batch)
-        at = time.perf_counter()
-        watch.seconds["forward"] += at - begin - (sum(stopwatch.seconds.values()) - apart)
+        ends("forward")
         return out
 
-    def next_part(part: str) -> None:
-        nonlocal at
-        now = time.perf_counter()
-        watch.seconds[part] += now - at
-        at = now
-
     hooks = [
-        register_optimizer_step_pre_hook(lambda *_: next_part("backward")),
-        register_optimizer_step_post_hook(lambda *_: next_part("update")),
+        register_optimizer_step_pre_hook(lambda *_: ends("backward")),
+        register_optimizer_step_post_hook(lambda *_: ends("update")),
     ]
     method.loss = timed_loss
     try:
