@@ -9,6 +9,7 @@ Two encoders, two projection heads, one shared space (its Figure 1 and section 3
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cmssf_lib.data import Batch
 from cmssf_lib.encoders import ImageEncoder, ProjectionHead, TextEncoder
+from cmssf_lib.hub import OnTheHub
 from cmssf_lib.losses import (
     duplicate_floor,
     excess_loss,
@@ -35,14 +37,18 @@ LOSSES = ("one_hot", "multi_positive", "masked", "excess")
 MAX_SCALE = 100.0  # CLIP, section 2.5: a larger scale makes training unstable
 
 
-class CMSSF(nn.Module):
+class CMSSF(nn.Module, OnTheHub):
     """Learns a space where a picture lies close to its caption.
+
+    `save_pretrained` writes a trained one into a folder and `from_pretrained` reads it, without
+    the data that it was trained on (see `cmssf_lib.hub`).
 
     Args:
         vision: The image encoder.
         text: The text encoder.
         config: Shared space, loss, views.
         captions: Texts the tokenizer is built from (for a text encoder from scratch).
+        text_folder: See `TextEncoder`; a pretrained text encoder's own parts.
 
     Raises:
         ValueError: If the loss is unknown, the temperature outside 0.01 to 1, a chunk negative,
@@ -55,6 +61,7 @@ class CMSSF(nn.Module):
         text: TextConfig,
         config: CMSSFConfig,
         captions: Sequence[str] = (),
+        text_folder: str | Path | None = None,
     ) -> None:
         super().__init__()
         if config.loss not in LOSSES:
@@ -70,7 +77,7 @@ class CMSSF(nn.Module):
         self.config = config
         self.views = Views(config.views)
         self.image_encoder = ImageEncoder(vision)
-        self.text_encoder = TextEncoder(text, captions)
+        self.text_encoder = TextEncoder(text, captions, text_folder)
         self.image_head = ProjectionHead(self.image_encoder.width, config.hidden, config.dim)
         self.text_head = ProjectionHead(self.text_encoder.width, config.hidden, config.dim)
         if config.micro_batch and any(isinstance(m, _BatchNorm) for m in self.modules()):

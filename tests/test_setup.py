@@ -30,6 +30,7 @@ ROOMS = (
     "train",
     "runs",
     "cmssf",
+    "hub",
     "methods",
     "fusion",
     "encoders",

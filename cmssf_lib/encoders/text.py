@@ -1,11 +1,13 @@
 """From a caption to one vector: a BERT from scratch, or a pretrained text encoder."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoTokenizer,
     BertConfig,
@@ -23,6 +25,8 @@ class TextEncoder(nn.Module):
     Args:
         config: From scratch, or a pretrained one by name or folder.
         captions: Texts to build the tokenizer from (scratch only).
+        folder: Where the tokenizer and configuration of a pretrained encoder stand, as
+            `save_parts` wrote them. Its weights are random then: the caller has them.
 
     Attributes:
         width: Length of the vector that `forward` returns.
@@ -34,7 +38,9 @@ class TextEncoder(nn.Module):
         FileNotFoundError: If a pretrained encoder can be neither read nor downloaded.
     """
 
-    def __init__(self, config: TextConfig, captions: Sequence[str] = ()) -> None:
+    def __init__(
+        self, config: TextConfig, captions: Sequence[str] = (), folder: str | Path | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.tokenizer: PreTrainedTokenizerBase
@@ -54,19 +60,23 @@ class TextEncoder(nn.Module):
             )
             self.backbone = BertModel(bert, add_pooling_layer=False)
         elif config.kind == "pretrained":
+            where = config.name if folder is None else str(folder)
             try:
-                self.tokenizer = AutoTokenizer.from_pretrained(config.name)
-                self.backbone = AutoModel.from_pretrained(config.name)
+                self.tokenizer = AutoTokenizer.from_pretrained(where)
+                if folder is None:
+                    self.backbone = AutoModel.from_pretrained(where)
+                else:
+                    self.backbone = AutoModel.from_config(AutoConfig.from_pretrained(where))
             except OSError as error:
                 raise FileNotFoundError(
-                    f"the text encoder {config.name!r} is neither a folder on this machine nor "
+                    f"the text encoder {where!r} is neither a folder on this machine nor "
                     "could it be downloaded: connect to the network once, or name a folder "
                     "that save_pretrained wrote"
                 ) from error
             except (ValueError, SafetensorError) as error:
                 reason = str(error).partition("\n")[0]
                 raise ValueError(
-                    f"{config.name!r} holds no complete text encoder ({reason}): expected what "
+                    f"{where!r} holds no complete text encoder ({reason}): expected what "
                     "save_pretrained writes for a model and for its tokenizer"
                 ) from error
             # A tokenizer may allow more than the model has positions for.
@@ -79,6 +89,16 @@ class TextEncoder(nn.Module):
                 f"unknown text encoder {config.kind!r}; choose 'scratch' or 'pretrained'"
             )
         self.width = int(self.backbone.config.hidden_size)
+
+    @property
+    def words(self) -> list[str]:
+        """The words of a tokenizer from scratch: from them it can be built again."""
+        return sorted(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens))
+
+    def save_parts(self, folder: str | Path) -> None:
+        """Write tokenizer and configuration, without the weights, for `folder` to read."""
+        self.tokenizer.save_pretrained(folder)
+        self.backbone.config.save_pretrained(folder)
 
     def forward(self, captions: Sequence[str]) -> Float[Tensor, "captions width"]:
         """Return the [CLS] vector of each caption."""

@@ -27,6 +27,7 @@ from cmssf_lib.presets.methods import (
     SimCLRConfig,
     SupervisedConfig,
 )
+from cmssf_lib.presets.read import from_json
 from cmssf_lib.presets.sizes import METHODS, PAPER, PRESETS, QUICK, STANDARD, Preset
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "TrainConfig",
     "ViewsConfig",
     "VisionConfig",
+    "from_json",
     "preset",
     "start",
 ]

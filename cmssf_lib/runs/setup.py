@@ -5,10 +5,10 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,8 +32,8 @@ from cmssf_lib.presets import (
     SupervisedConfig,
     TextConfig,
     TrainConfig,
-    ViewsConfig,
     VisionConfig,
+    from_json,
 )
 
 #: Settings that not every method reads.
@@ -48,7 +48,6 @@ OWN_SETTINGS = {
     "fine_tune": FineTuneConfig,
 }
 PACKAGES = ("cmssf", "torch", "torchvision", "timm", "transformers", "accelerate", "numpy")
-T = TypeVar("T")
 
 
 def run_config(preset: Preset, method: str, data: ImageTextData) -> dict[str, Any]:
@@ -89,14 +88,13 @@ def preset_of(config: Mapping[str, Any]) -> Preset:
     return Preset(
         name=config["preset"],
         minutes="as recorded",
-        data=_dataclass(DataConfig, config["data"]),
-        vision=_dataclass(VisionConfig, config.get("vision", {})),
-        text=_dataclass(TextConfig, config.get("text", {})),
-        cmssf=_dataclass(CMSSFConfig, config.get("cmssf", {})),
-        train=_dataclass(TrainConfig, config["train"]),
+        data=from_json(DataConfig, config["data"]),
+        vision=from_json(VisionConfig, config.get("vision", {})),
+        text=from_json(TextConfig, config.get("text", {})),
+        cmssf=from_json(CMSSFConfig, config.get("cmssf", {})),
+        train=from_json(TrainConfig, config["train"]),
         **{
-            method: _dataclass(kind, config.get(method, {}))
-            for method, kind in OWN_SETTINGS.items()
+            method: from_json(kind, config.get(method, {})) for method, kind in OWN_SETTINGS.items()
         },
     )
 
@@ -167,20 +165,3 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _dataclass(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Fill a dataclass from JSON: lists become tuples, unknown fields are an error.
-
-    A mapping inside is a `ViewsConfig`, whatever the field is called.
-    """
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(values.keys() - known):
-        raise ValueError(f"unknown field(s) for {kind.__name__}: {', '.join(unknown)}")
-    read: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):  # the only dataclass inside another
-            read[key] = _dataclass(ViewsConfig, value)
-        else:
-            read[key] = tuple(value) if isinstance(value, list) else value
-    return kind(**read)
