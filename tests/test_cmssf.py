@@ -169,7 +169,7 @@ def test_a_negative_chunk_is_refused_before_any_work(scenes, name):
 @pytest.mark.parametrize("vision", ["plain", "group"])
 @pytest.mark.parametrize("micro_batch", [1, 5, 100])
 def test_micro_batches_give_the_whole_batchs_gradients(scenes, vision, micro_batch):
-    """With random views and dropout on: what is encoded twice draws the same numbers twice."""
+    """With random views, which are drawn once."""
     batch, found = repeating(scenes), []
     encoder = (
         VISION if vision == "plain" else dataclasses.replace(VISION, kind="conv_stem", norm="group")
