@@ -28,7 +28,7 @@ from cmssf_lib.losses.floor import duplicate_floor
 
 LogitScale = Float[Tensor, ""] | float
 Logits = Float[Tensor, "rows batch"]
-Logit = Float[Tensor, ""]
+RowLogits = Float[Tensor, "rows"]
 Rows = Int[Tensor, "rows"]
 
 
@@ -64,8 +64,8 @@ def image_text_loss(
         Supervision" (CLIP), figure 3.
     """
 
-    def own(logits: Logits, row: Rows) -> tuple[Logits, Logit]:
-        return logits, logits.gather(1, row[:, None]).sum()  # row i's partner is column i
+    def own(logits: Logits, row: Rows) -> tuple[Logits, RowLogits]:
+        return logits, logits.gather(1, row[:, None])[:, 0]  # row i's partner is column i
 
     return _both_ways(own, image, text, logit_scale, chunk)
 
@@ -105,10 +105,10 @@ def multi_positive_loss(
     """
     _check_groups(groups, len(image))
 
-    def shared(logits: Logits, row: Rows) -> tuple[Logits, Logit]:
+    def shared(logits: Logits, row: Rows) -> tuple[Logits, RowLogits]:
         same = _same_group(groups, row).to(logits.dtype)
         targets = same / same.sum(dim=1, keepdim=True)  # rows sum to 1; and columns, as a whole
-        return logits, (targets * logits).sum()
+        return logits, (targets * logits).sum(dim=1)
 
     return _both_ways(shared, image, text, logit_scale, chunk)
 
@@ -147,8 +147,8 @@ def masked_loss(
     """
     _check_groups(groups, len(image))
 
-    def own(logits: Logits, row: Rows) -> tuple[Logits, Logit]:
-        partner = logits.gather(1, row[:, None]).sum()
+    def own(logits: Logits, row: Rows) -> tuple[Logits, RowLogits]:
+        partner = logits.gather(1, row[:, None])[:, 0]
         false_negative = _same_group(groups, row).scatter(1, row[:, None], False)
         # Its exponential adds nothing. Not -inf: a column of nothing else has no gradient.
         return logits.masked_fill(false_negative, torch.finfo(logits.dtype).min), partner
@@ -191,7 +191,7 @@ def excess_loss(
 
 
 def _both_ways(
-    question: Callable[[Logits, Rows], tuple[Logits, Logit]],
+    question: Callable[[Logits, Rows], tuple[Logits, RowLogits]],
     image: Float[Tensor, "batch dim"],
     text: Float[Tensor, "batch dim"],
     logit_scale: LogitScale,
@@ -205,7 +205,7 @@ def _both_ways(
 
     Args:
         question: From the logits of some rows and the numbers of those rows, to the logits of
-            which the sums are taken, and the sum of the partners' logits.
+            which the sums are taken, and each row's logit of its partner, or their mean.
         image: Image embeddings.
         text: Text embeddings.
         logit_scale: Multiplies the cosine similarities.
@@ -226,7 +226,7 @@ def _both_ways(
     def some_rows(asking: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         similarity = (asking @ text.T).to(image.dtype)  # autocast's product is half precision
         logits, partners = question(logit_scale * similarity, row)
-        return partners, logits.logsumexp(dim=1).sum(), logits.logsumexp(dim=0)
+        return partners, logits.logsumexp(dim=1), logits.logsumexp(dim=0)
 
     row = torch.arange(len(image), device=image.device)
     if chunk:  # keeps no similarities for the gradient: makes them again
@@ -236,9 +236,10 @@ def _both_ways(
         ]
     else:
         parts = [some_rows(image, row)]
-    partners, along, down = (torch.stack(part) for part in zip(*parts, strict=True))
-    sums = along.sum() + down.logsumexp(dim=0).sum()  # columns: over the chunks' own sums
-    return (sums - 2 * partners.sum()) / (2 * len(row))
+    partners, along, down = zip(*parts, strict=True)
+    columns = torch.stack(down).logsumexp(dim=0)  # of the chunks' own sums
+    # Row by row, so that large logits cancel before they are added up.
+    return (torch.cat(along) + columns - 2 * torch.cat(partners)).mean() / 2
 
 
 def _check_groups(groups: Int[Tensor, "groups"], batch: int) -> None:
