@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 
 from cmssf_lib.presets import CMSSFConfig, TextConfig, VisionConfig, from_json
 
@@ -153,7 +154,8 @@ class OnTheHub(
         Raises:
             FileNotFoundError: If it is neither here nor can be downloaded, or the folder holds no
                 model.
-            ValueError: If the folder holds another kind of model, or one of a later version.
+            ValueError: If the folder holds another kind of model, one of a later version, or
+                damaged weights.
             RuntimeError: If the weights do not fit the configuration.
         """
         folder = _folder(str(model), settings)
@@ -166,8 +168,13 @@ class OnTheHub(
             captions=config["words"],
             text_folder=folder / "text" if text.kind == "pretrained" else None,
         )
-        weights = str(folder / "model.safetensors")
-        return cls._load_as_safetensor(own, weights, map_location, strict=True)
+        weights = folder / "model.safetensors"
+        try:
+            return cls._load_as_safetensor(own, str(weights), map_location, strict=True)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{weights} is damaged ({error}): save or download it again"
+            ) from error
 
 
 def _folder(model_id: str, settings: Mapping[str, Any]) -> Path:
