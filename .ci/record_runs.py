@@ -88,7 +88,7 @@ CHANGED = {
     },
 }
 
-#: On CIFAR-10: after fresh weights comes one epoch, the whole schedule in it.
+#: On CIFAR-10: fresh weights, and one epoch with the whole schedule in it.
 STANDARD = {"untrained": "--epochs 0", "first-epoch": "--epochs 1"}
 
 

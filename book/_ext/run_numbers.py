@@ -132,6 +132,9 @@ class RunTable(SphinxDirective):
 
     def _written_out(self) -> list[str]:
         directory = Path(self.env.srcdir) / self.config.run_numbers_directory
+        known = [
+            p.parent.relative_to(directory).as_posix() for p in directory.rglob("results.json")
+        ]
         rows, seeds = [], set()
         for line in filter(str.strip, self.content):
             label, equals, rest = line.partition("=")
@@ -139,9 +142,8 @@ class RunTable(SphinxDirective):
             metric = metric or self.options.get("metric", "")
             if not (equals and label.strip() and runs and metric):
                 raise ValueError(f"{line!r} is not LABEL = RUNS or LABEL = RUNS:METRIC")
-            known = (path.parent.relative_to(directory) for path in directory.rglob("results.json"))
             seed = re.compile(re.escape(runs) + r"-s(\d+)")
-            numbers = {int(m[1]) for path in known if (m := seed.fullmatch(path.as_posix()))}
+            numbers = {int(m[1]) for name in known if (m := seed.fullmatch(name))}
             if not numbers:
                 raise ValueError(f"no recorded run is called {runs}-s0, {runs}-s1 and so on")
             seeds |= numbers
