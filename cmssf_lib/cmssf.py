@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from cmssf_lib.data import Batch
@@ -80,7 +79,8 @@ class CMSSF(nn.Module, OnTheHub):
         self.text_encoder = TextEncoder(text, captions, text_folder)
         self.image_head = ProjectionHead(self.image_encoder.width, config.hidden, config.dim)
         self.text_head = ProjectionHead(self.text_encoder.width, config.hidden, config.dim)
-        if config.micro_batch and any(isinstance(m, _BatchNorm) for m in self.modules()):
+        norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+        if config.micro_batch and any(isinstance(module, norms) for module in self.modules()):
             raise ValueError(
                 f"micro_batch={config.micro_batch} and batch norm: each part of the batch would be "
                 "normed by itself, and the gradients be others. Take norm='group' for the stem"

@@ -77,9 +77,10 @@ def decoded(
         images, kept = _read_all(folder, files, image_size, skip_unreadable)
         _keep(cached, images, kept, digest)
     elif len(kept) < len(files):
+        bad = sorted(set(files) - {files[i] for i in kept})
         warnings.warn(
-            f"{folder}: {len(files) - len(kept)} of {len(files)} pictures could not be read and "
-            "are left out",
+            f"{folder}: {len(bad)} of {len(files)} pictures could not be read and are left out: "
+            + ", ".join(bad[:10]),
             stacklevel=3,
         )
     return images, [labels[i] for i in kept], [files[i] for i in kept]
