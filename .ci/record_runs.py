@@ -45,8 +45,8 @@ LONG = {
     "moco": ("moco", "train.epochs=100"),
     "byol": ("byol", "train.epochs=45"),
     "dino": ("dino", "train.epochs=60"),
-    "mae": ("mae", "train.epochs=120"),
-    "mae-shift": ("mae", f"train.epochs=120 {SHIFT_ALONE}"),
+    "mae": ("mae", "train.epochs=100"),
+    "mae-shift": ("mae", f"train.epochs=100 {SHIFT_ALONE}"),
     "supervised": ("supervised", ""),
     "supcon": ("supervised", "supervised.loss=supcon"),
 }
