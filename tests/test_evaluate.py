@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from tensor_sizes import LargestTensor
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from cmssf_lib.captions import scene_prompts
 from cmssf_lib.cmssf import CMSSF
@@ -23,6 +22,7 @@ from cmssf_lib.evaluate import (
     confusion,
     embed,
     embed_features,
+    embed_images,
     embed_texts,
     exact_caption_retrieval,
     knn,
@@ -143,6 +143,13 @@ def test_embed_leaves_modes_weights_and_statistics_as_they_were(fails, monkeypat
     assert not method.frozen.training
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
     assert torch.is_grad_enabled()
+
+
+def test_pictures_alone_are_embedded_as_those_of_a_data_set():
+    data = colour_data(10)
+    whole = embed(Colours(), data).image
+    assert torch.equal(embed_images(Colours(), data), whole)
+    assert torch.equal(embed_images(Colours(), data.images, batch_size=3), whole)
 
 
 def test_embed_does_not_touch_the_random_numbers_of_training():
@@ -734,19 +741,6 @@ def test_an_untrained_cmssf_is_measured_near_chance():
     columns = monitor(method, splits.test, 50, prompts=prompts)
     assert columns["validation_zero_shot"] == pytest.approx(result["zero_shot"])
     assert columns["validation_loss"] >= columns["validation_floor"] > 0
-
-
-class LargestTensor(TorchDispatchMode):
-    """Notes how many entries the largest result of any operation has."""
-
-    entries = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self.entries = max(self.entries, leaf.numel())
-        return result
 
 
 def test_no_similarity_matrix_is_ever_whole():

@@ -1,4 +1,4 @@
-"""The long runs, outside a notebook: ``cmssf train``, ``evaluate``, ``reproduce``, ``runs``.
+"""In a shell: ``cmssf train``, ``evaluate``, ``reproduce``, ``runs``, ``index``, ``search``.
 
 The same functions as in the notebooks; what stands here is their order and what is printed.
 """
@@ -13,6 +13,7 @@ from cmssf_lib.cli.commands import (
     runs_command,
     train_command,
 )
+from cmssf_lib.cli.search import INDEX, index_command, search_command
 from cmssf_lib.presets import METHODS, PRESETS
 
 #: What a shell is told: 2 for a mistake that the message explains, 130 after Ctrl-C.
@@ -35,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    top = argparse.ArgumentParser(prog="cmssf", description="Train, evaluate and compare runs.")
+    top = argparse.ArgumentParser(
+        prog="cmssf", description="Train, evaluate and compare runs; search pictures."
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="train a method and evaluate it")
@@ -73,4 +76,21 @@ def parser() -> argparse.ArgumentParser:
     runs = commands.add_parser("runs", help="list runs and their results")
     runs.add_argument("folder", nargs="?", help="default: the book's recorded runs")
     runs.set_defaults(command=runs_command)
+
+    where = "folder of save_pretrained or of a run, or a name on the hub"
+    index = commands.add_parser("index", help="encode a folder of pictures, to search it")
+    index.add_argument("folder", help="where the pictures are, in it and in folders in it")
+    index.add_argument("--model", required=True, help=where)
+    index.add_argument("--to", default=INDEX, help="folder of the index (default: %(default)s)")
+    index.add_argument(
+        "--skip-unreadable", action="store_true", help="go on without pictures that are damaged"
+    )
+    index.set_defaults(command=index_command)
+
+    search = commands.add_parser("search", help="find pictures by a sentence")
+    search.add_argument("words", nargs="+", help='such as "a red seven"')
+    search.add_argument("--index", default=INDEX, help="its folder (default: %(default)s)")
+    search.add_argument("--model", help=f"{where} (default: the one that made the index)")
+    search.add_argument("-k", type=int, default=10, help="how many (default: %(default)s)")
+    search.set_defaults(command=search_command)
     return top

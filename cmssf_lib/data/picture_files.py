@@ -106,7 +106,7 @@ def _read_all(
 
     def read(file: str) -> np.ndarray | None:
         try:
-            return _read(file, image_size)
+            return read_picture(file, image_size)
         except ValueError as error:
             if not skip_unreadable:
                 raise
@@ -168,8 +168,16 @@ def list_pictures(folder: Path, class_names: Sequence[str]) -> Listing:
     return found._replace(digest=digest.hexdigest())
 
 
-def _read(file: str, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode one picture to RGB."""
+def read_picture(file: str | Path, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode one picture to RGB.
+
+    Args:
+        file: Its path.
+        image_size: Side to which its central square is resized; ``None``: not at all.
+
+    Raises:
+        ValueError: If it cannot be read; the message names it.
+    """
     try:
         with Image.open(file) as opened:
             ImageOps.exif_transpose(opened, in_place=True)  # a photo taken sideways stands up

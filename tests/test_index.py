@@ -1,0 +1,557 @@
+"""The index: search against a slow loop, again against from scratch, and what must be refused."""
+
+import math
+import os
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from sklearn.neighbors import NearestNeighbors
+from tensor_sizes import LargestTensor
+from torch import Tensor
+
+from cmssf_lib.cmssf import CMSSF
+from cmssf_lib.evaluate import classify, embed_texts, zero_shot, zero_shot_prompts
+from cmssf_lib.index import Changes, Index, fingerprint, folder, index_folder, nearest, search
+from cmssf_lib.presets import CMSSFConfig, TextConfig, ViewsConfig, VisionConfig
+
+SIDE = 8  # of the pictures that the encoder works at
+
+
+def rows(seed: int, n: int, dim: int) -> Tensor:
+    return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed))
+
+
+# --- nearest ----------------------------------------------------------------------------------
+
+
+def slow(queries: Tensor, vectors: Tensor, k: int) -> tuple[list, list]:
+    """Every pair by itself; then sorted by similarity, to 2⁻²⁴, and by place."""
+    similarity, place = [], []
+    for q in queries.tolist():
+        found = []
+        for i, v in enumerate(vectors.tolist()):
+            dot = math.fsum(a * b for a, b in zip(q, v, strict=True))
+            found.append((-round(2**24 * dot / math.hypot(*q) / math.hypot(*v)), i))
+        found = sorted(found)[:k]
+        similarity.append([-steps / 2**24 for steps, _ in found])
+        place.append([i for _, i in found])
+    return similarity, place
+
+
+@given(
+    queries=st.lists(st.tuples(*[st.integers(-2, 2)] * 2).filter(any), min_size=1, max_size=6),
+    vectors=st.lists(st.tuples(*[st.integers(-2, 2)] * 2).filter(any), min_size=1, max_size=30),
+    k=st.integers(1, 35),
+    block=st.sampled_from([1, 4, 30, 2**22]),
+)
+def test_nearest_is_the_sorted_matrix_ties_included(queries, vectors, k, block):
+    """Few directions, so that nearly everything is tied, in blocks that cut through the ties."""
+    queries, vectors = torch.tensor(queries).float(), torch.tensor(vectors).float()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "BLOCK", block)
+        similarity, place = nearest(queries, vectors, k)
+    expected, places = slow(queries, vectors, k)
+    assert place.tolist() == places
+    assert similarity.tolist() == expected
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 60), k=st.integers(1, 60))
+def test_nearest_is_argsort_where_nothing_is_tied(seed, n, k):
+    z = torch.nn.functional.normalize(rows(seed, n + 5, 12), dim=1)
+    whole = z[:5].double() @ z[5:].T.double()
+    similarity, place = nearest(z[:5], z[5:], k)
+    assert torch.equal(place, whole.argsort(dim=1, descending=True)[:, :k])
+    torch.testing.assert_close(similarity, whole.gather(1, place).float(), atol=3e-7, rtol=0)
+
+
+def test_nearest_finds_what_scikit_learn_finds():
+    queries, vectors = rows(0, 40, 16), rows(1, 700, 16)
+    oracle = NearestNeighbors(n_neighbors=9, metric="cosine", algorithm="brute").fit(vectors)
+    distance, place = oracle.kneighbors(queries)
+    ours = nearest(queries, vectors, 9)
+    assert ours[1].tolist() == place.tolist()
+    np.testing.assert_allclose(ours[0], 1 - distance, atol=1e-6)
+
+
+def test_equal_vectors_are_tied_in_whichever_block_they_stand(monkeypatch):
+    vectors = rows(0, 7, 128).repeat(13, 1)  # row i equals row i + 7
+    queries = torch.cat([vectors[:7], rows(1, 3, 128)])
+    expected = nearest(queries, vectors, 91)
+    assert expected[1][0, :13].tolist() == list(range(0, 91, 7))
+    assert torch.equal(expected[0][:7, :13], torch.ones(7, 13))
+    for block in (1, 25, 144, 2500):
+        monkeypatch.setattr(search, "BLOCK", block)
+        for found, all_at_once in zip(nearest(queries, vectors, 91), expected, strict=True):
+            assert torch.equal(found, all_at_once)
+
+
+def test_a_search_is_never_larger_than_a_block():
+    """So 50,000 × 50,000 needs the memory of a block of doubles and its temporaries."""
+    z = rows(0, 2500, 4)
+    assert len(z) ** 2 > 1.4 * classify.BLOCK  # or the test would show nothing
+    with LargestTensor() as largest:
+        nearest(z, z, 10)
+    assert largest.entries <= classify.BLOCK
+
+
+@pytest.mark.parametrize(
+    ("queries", "vectors", "k", "complaint"),
+    [
+        (torch.ones(2, 3), torch.ones(4, 3), 0, "k is 0; ask for at least one"),
+        (torch.ones(2, 3), torch.ones(4, 2), 1, "same width"),
+        (torch.ones(0, 3), torch.ones(4, 3), 1, "queries holds 0 rows"),
+        (torch.ones(2, 3), torch.ones(0, 3), 1, "vectors 0; both need one"),
+        (torch.tensor([[1.0], [0.0]]), torch.ones(4, 1), 1, "a query has length zero"),
+        (torch.tensor([[1.0], [torch.nan]]), torch.ones(4, 1), 1, "a query has .* NaN"),
+        (torch.ones(2, 1), torch.tensor([[1.0], [torch.inf]]), 1, "a vector has .* infinity"),
+    ],
+)
+@pytest.mark.usefixtures("as_shipped")
+def test_nearest_refuses_what_has_no_answer(queries, vectors, k, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        nearest(queries, vectors, k)
+
+
+# --- a folder ---------------------------------------------------------------------------------
+
+
+def new_model(seed: int = 0, words: str = "a red seven two") -> CMSSF:
+    torch.manual_seed(seed)
+    return CMSSF(
+        VisionConfig(image_size=SIDE, width=16, depth=1, heads=2),
+        TextConfig(width=16, depth=1, heads=2, max_length=8),
+        CMSSFConfig(dim=12, hidden=16, views=ViewsConfig()),
+        [words],
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> CMSSF:
+    return new_model()
+
+
+def picture(number: int, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
+    """One picture for each number."""
+    pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def write(path: Path, number: int, **kind) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(number, **kind).save(path)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """Six files in three folders, two of them the same, and what is no picture."""
+    root = tmp_path / "pictures"
+    for number, name in enumerate(("b.png", "a.bmp", "deep/er/c.png", "deep/d.PNG", "é/f f.png")):
+        write(root / name, number)
+    write(root / "deep" / "copy.png", 0)
+    write(root / ".hidden.png", 9)
+    write(root / ".thumbnails" / "b.png", 9)
+    (root / "notes.txt").write_text("no picture")
+    (root / "folder.png").mkdir()
+    return root
+
+
+FILES = ["a.bmp", "b.png", "deep/copy.png", "deep/d.PNG", "deep/er/c.png", "é/f f.png"]
+
+
+def no_reading(monkeypatch, what: str = "picture") -> None:
+    def refuse(*_):
+        raise AssertionError(f"a {what} was read")
+
+    name = {"picture": "read_picture", "file": "hashlib"}[what]
+    monkeypatch.setattr(folder, name, refuse)
+
+
+def test_a_folder_becomes_one_vector_for_each_different_picture(model, pictures):
+    index = index_folder(model, pictures, model_name="me/model")
+    assert [p.file for p in index.pictures] == FILES
+    assert index.files == [["a.bmp"], ["b.png", "deep/copy.png"], *[[f] for f in FILES[3:]]]
+    assert len(index) == 5
+    shown = [np.asarray(picture(number)) for number in (1, 0, 3, 2, 4)]
+    images = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(index.vectors, model.eval().encode_image(images))
+    assert (index.folder, index.model) == (pictures.resolve(), fingerprint(model))
+    assert index.model_name == "me/model"
+    assert index.changes == Changes(added=tuple(FILES), encoded=5)
+
+
+def test_a_picture_of_another_size_is_its_central_square(model, tmp_path):
+    write(tmp_path / "wide.png", 1, size=(40, 20))
+    square = picture(1, size=(40, 20)).crop((10, 0, 30, 20))
+    square.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(tmp_path / "square.png")
+    index = index_folder(model, tmp_path)
+    torch.testing.assert_close(index.vectors[0], index.vectors[1])
+
+
+def test_the_model_trains_on_as_it_was(pictures):
+    model = new_model().train()
+    before = fingerprint(model)
+    index_folder(model, pictures)
+    assert model.training
+    assert fingerprint(model) == before
+
+
+def test_no_more_than_a_batch_of_pictures_is_in_memory(model, tmp_path, monkeypatch):
+    for number in range(30):
+        write(tmp_path / f"{number:02}.png", number)
+    alive, most, sizes = set(), 0, []
+    read, encode = folder.read_picture, folder.embed_images
+
+    def counted(*arguments):
+        nonlocal most
+        pixels = np.array(read(*arguments))
+        alive.add(id(pixels))
+        weakref.finalize(pixels, alive.discard, id(pixels))
+        most = max(most, len(alive))
+        return pixels
+
+    def sized(model, images, batch_size):
+        sizes.append(len(images))
+        return encode(model, images, batch_size)
+
+    monkeypatch.setattr(folder, "read_picture", counted)
+    monkeypatch.setattr(folder, "embed_images", sized)
+    in_batches = index_folder(model, tmp_path, batch_size=4)
+    assert sizes == [4] * 7 + [2]
+    assert most <= 5  # the last of a batch may still be held while the next one begins
+    torch.testing.assert_close(in_batches.vectors, index_folder(model, tmp_path).vectors)
+
+
+# --- again ------------------------------------------------------------------------------------
+
+
+def test_an_unchanged_folder_is_not_read_again(model, pictures, monkeypatch):
+    old = index_folder(model, pictures)
+    no_reading(monkeypatch, "picture")
+    no_reading(monkeypatch, "file")
+    new = index_folder(model, pictures, old=old)
+    assert torch.equal(new.vectors, old.vectors)
+    assert new.pictures == old.pictures
+    assert new.changes == Changes()
+
+
+def test_only_what_is_new_or_changed_is_encoded(model, pictures):
+    old = index_folder(model, pictures)
+    write(pictures / "new.png", 100)
+    write(pictures / "b.png", 101)
+    (pictures / "a.bmp").unlink()
+    new = index_folder(model, pictures, old=old)
+    assert new.changes == Changes(("new.png",), ("b.png",), ("a.bmp",), (), 2)
+    assert new.files[0] == ["b.png"]
+    assert new.files[1] == ["deep/copy.png"]  # the first with these bytes now
+
+
+def test_bytes_that_are_known_are_not_encoded_whatever_they_are_called(
+    model, pictures, monkeypatch
+):
+    old = index_folder(model, pictures)
+    no_reading(monkeypatch)
+    (pictures / "b.png").rename(pictures / "z.png")
+    shutil.copy(pictures / "a.bmp", pictures / "more.bmp")
+    os.utime(pictures / "é" / "f f.png", ns=(1, 1))  # touched, but the same
+    new = index_folder(model, pictures, old=old)
+    assert new.changes == Changes(("more.bmp", "z.png"), (), ("b.png",), (), 0)
+    assert ["deep/copy.png", "z.png"] in new.files
+
+
+EDITS = st.lists(
+    st.tuples(
+        st.sampled_from(["write", "copy", "move", "remove"]),
+        st.sampled_from(["1.png", "2.png", "3.png", "x/1.png", "x/2.png"]),
+        st.sampled_from(["1.png", "2.png", "4.png", "x/3.png", "y/1.png"]),
+        st.integers(0, 4),
+    ),
+    max_size=8,
+)
+
+
+def edit(root: Path, edits: list, seconds: int) -> None:
+    for kind, first, second, number in edits:
+        source, target = root / first, root / second
+        if kind == "write":
+            write(source, number)
+        elif source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "copy" and source != target:
+                shutil.copy(source, target)
+            elif kind == "move":
+                source.replace(target)
+            elif kind == "remove":
+                source.unlink()
+        for touched in (source, target):  # a clock that ticks: edits follow one another quickly
+            if touched.is_file() and kind != "move":
+                os.utime(touched, (seconds, seconds))
+
+
+@settings(max_examples=15)
+@given(before=EDITS, after=EDITS)
+def test_indexing_again_is_indexing_from_scratch(model, before, after):
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        write(root / "stays.png", 0)
+        edit(root, before, seconds=1)
+        old = index_folder(model, root)
+        edit(root, after, seconds=2)
+        again, fresh = index_folder(model, root, old=old), index_folder(model, root)
+        assert again.pictures == fresh.pictures
+        assert again.files == fresh.files
+        torch.testing.assert_close(again.vectors, fresh.vectors)
+        known = {p.digest for p in old.pictures}
+        assert again.changes.encoded == len({p.digest for p in fresh.pictures} - known)
+        files = [{p.file: p.digest for p in index.pictures} for index in (old, fresh)]
+        assert set(again.changes.added) == files[1].keys() - files[0].keys()
+        assert set(again.changes.gone) == files[0].keys() - files[1].keys()
+        both = files[0].keys() & files[1].keys()
+        assert set(again.changes.changed) == {f for f in both if files[0][f] != files[1][f]}
+
+
+# --- pictures that cannot be ------------------------------------------------------------------
+
+
+def damage(pictures: Path, kind: str) -> str:
+    path = pictures / f"{kind}.png"
+    if kind == "junk":
+        path.write_text("junk")
+    elif kind == "cut":
+        path.write_bytes((pictures / "b.png").read_bytes()[:100])
+    elif kind == "empty":
+        path.touch()
+    elif kind == "link":
+        path.symlink_to("nowhere")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    return path.name
+
+
+@pytest.mark.parametrize("kind", ["junk", "cut", "empty", "link", "pipe"])
+def test_an_unreadable_picture_is_named_or_left_out_with_a_warning(model, pictures, kind):
+    whole = index_folder(model, pictures)
+    name = damage(pictures, kind)
+    complaint = f"cannot read the picture {pictures / name}"
+    with pytest.raises(ValueError, match=rf"{complaint}: .*\. Mend or delete it"):
+        index_folder(model, pictures)
+    for old in (None, whole):
+        with pytest.warns(UserWarning, match=f"1 of 7 pictures are left out: {complaint}"):
+            index = index_folder(model, pictures, old=old, skip_unreadable=True)
+        assert index.pictures == whole.pictures
+        assert index.changes.unreadable == (name,)
+        torch.testing.assert_close(index.vectors, whole.vectors)
+
+
+def test_a_picture_that_was_damaged_since_is_left_out(model, pictures):
+    old = index_folder(model, pictures)
+    (pictures / "a.bmp").write_text("junk")
+    with pytest.warns(UserWarning, match="1 of 6 pictures are left out"):
+        new = index_folder(model, pictures, old=old, skip_unreadable=True)
+    assert [p.file for p in new.pictures] == FILES[1:]
+    assert new.changes == Changes(unreadable=("a.bmp",))
+
+
+def test_a_folder_in_it_that_cannot_be_read_is_an_error(model, pictures, monkeypatch):
+    """Else its pictures would seem to be gone."""
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="deep"):
+        index_folder(model, pictures)
+
+
+def test_folders_without_pictures_are_refused(model, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere with pictures"):
+        index_folder(model, tmp_path / "nowhere")
+    (tmp_path / "empty" / "deep").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"no picture in .*empty .*files ending in \.jpg"):
+        index_folder(model, tmp_path / "empty")
+    (tmp_path / "empty" / "1.png").write_text("junk")
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(ValueError, match=r"none of the 1 pictures in .*empty can be read"),
+    ):
+        index_folder(model, tmp_path / "empty", skip_unreadable=True)
+
+
+def test_an_index_goes_on_only_in_its_own_folder_with_its_own_model(model, pictures, tmp_path):
+    index = index_folder(model, pictures)
+    write(tmp_path / "other" / "1.png", 1)
+    with pytest.raises(ValueError, match=r"is of the folder .*pictures, not of .*other"):
+        index_folder(model, tmp_path / "other", old=index)
+    with pytest.raises(ValueError, match=rf"made by another model \(fingerprint {index.model}"):
+        index_folder(new_model(1), pictures, old=index)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        index_folder(model, pictures, batch_size=0)
+
+
+def test_broken_weights_make_no_index(pictures):
+    broken = new_model()
+    broken.image_head.requires_grad_(False)
+    next(iter(broken.image_head.parameters())).fill_(torch.nan)
+    with pytest.raises(ValueError, match="the weights are broken"):
+        index_folder(broken, pictures)
+
+
+# --- search -----------------------------------------------------------------------------------
+
+
+def test_a_picture_finds_itself_and_names_its_copies(model, pictures):
+    index = index_folder(model, pictures)
+    hits = index.search(index.vectors, k=3)
+    assert [row[0].file for row in hits] == [names[0] for names in index.files]
+    assert all(row[0].similarity == pytest.approx(1, abs=1e-6) for row in hits)
+    assert hits[1][0].also == ("deep/copy.png",)
+    for row in hits:  # a copy takes no place of its own
+        assert len({hit.file for hit in row}) == 3
+        assert all(hit.file != "deep/copy.png" for hit in row)
+
+
+def test_a_sentence_is_compared_with_every_picture(model, pictures):
+    index = index_folder(model, pictures)
+    sentences = ["a red seven", "two"]
+    similarity = embed_texts(model, sentences) @ index.vectors.T
+    for hits, row in zip(index.find(model, sentences, k=99), similarity, strict=True):
+        assert [hit.file for hit in hits] == [index.files[i][0] for i in row.argsort().flip(0)]
+        assert [h.similarity for h in hits] == pytest.approx(row.sort(descending=True).values)
+
+
+def test_search_refuses_other_models_unknown_words_and_no_answers(model, pictures):
+    index = index_folder(model, pictures)
+    with pytest.raises(ValueError, match="made by another model"):
+        index.find(new_model(1), ["a red seven"])
+    with pytest.raises(ValueError, match="never seen: 'blue'"):
+        index.find(model, ["a blue seven"])
+    with pytest.raises(ValueError, match="k is 0"):
+        index.find(model, ["a red seven"], k=0)
+
+
+@pytest.mark.usefixtures("as_shipped")
+def test_search_refuses_vectors_of_another_space(model, pictures):
+    with pytest.raises(ValueError, match="same width"):
+        index_folder(model, pictures).search(rows(0, 2, 5), k=1)
+
+
+def test_an_index_can_be_classified_from_class_names(model, pictures):
+    """The vectors are what `zero_shot` takes; no method of its own is needed."""
+    index = index_folder(model, pictures)
+    prompts = zero_shot_prompts(model, ["seven", "two"], ["{}", "a red {}"])
+    expected = (index.vectors @ prompts.T).argmax(dim=1)
+    assert torch.equal(zero_shot(index.vectors, prompts), expected)
+
+
+# --- which model ------------------------------------------------------------------------------
+
+
+def test_a_model_keeps_its_fingerprint_when_it_is_saved(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert fingerprint(CMSSF.from_pretrained(tmp_path)) == fingerprint(model)
+    assert fingerprint(model) == fingerprint(new_model())
+
+
+@pytest.mark.parametrize("change", ["weight", "statistics", "words", "pixels"])
+def test_what_moves_a_vector_changes_the_fingerprint(change):
+    before, model = fingerprint(new_model()), new_model()
+    if change == "weight":
+        model.image_head.requires_grad_(False)
+        next(iter(model.image_head.parameters())).view(-1)[3] += 1e-6
+    elif change == "statistics":
+        model.train().image_encoder(torch.rand(4, 3, SIDE, SIDE))
+    elif change == "words":  # as many, so that the weights are the same
+        model = new_model(words="a blue seven two")
+    else:
+        vision = VisionConfig(**vars(model.image_encoder.config) | {"mean": (0.1, 0.2, 0.3)})
+        model.image_encoder.config = vision
+    assert fingerprint(model) != before
+
+
+# --- its file ---------------------------------------------------------------------------------
+
+
+def test_a_saved_index_is_the_same(model, pictures, tmp_path):
+    shutil.copy(pictures / "b.png", pictures / 'line\nbreak "quoted".png')
+    shutil.copy(pictures / "b.png", os.fsencode(pictures) + b"/no utf-8 \xff.png")
+    index = index_folder(model, pictures, model_name="me/model")
+    index.save(tmp_path / "index")
+    again = Index.load(tmp_path / "index")
+    assert torch.equal(again.vectors, index.vectors)
+    for name in ("pictures", "files", "folder", "model", "model_name"):
+        assert getattr(again, name) == getattr(index, name), name
+    assert again.changes == Changes()
+    assert again.find(model, ["two"]) == index.find(model, ["two"])
+    assert index_folder(model, pictures, old=again).changes == Changes()
+    assert [path.name for path in (tmp_path / "index").iterdir()] == ["index.safetensors"]
+
+
+def test_a_search_needs_no_pictures(model, pictures, tmp_path):
+    index = index_folder(model, pictures)
+    index.save(tmp_path / "index")
+    shutil.rmtree(pictures)
+    assert Index.load(tmp_path / "index").find(model, ["two"]) == index.find(model, ["two"])
+
+
+def test_an_index_is_there_whole_or_the_old_one_is(model, pictures, tmp_path, monkeypatch):
+    index = index_folder(model, pictures)
+    index.save(tmp_path / "index")
+    before = (tmp_path / "index" / "index.safetensors").read_bytes()
+
+    def full(_, path, __):
+        Path(path).write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cmssf_lib.runs.files.save_file", full)
+    with pytest.raises(OSError, match=r"the disk is full: .* what was there before is untouched"):
+        index.save(tmp_path / "index")
+    assert (tmp_path / "index" / "index.safetensors").read_bytes() == before
+    assert len(list((tmp_path / "index").iterdir())) == 1
+
+
+def test_no_index_is_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no index in .*: `cmssf index` makes one"):
+        Index.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fault", ["cut", "junk", "empty", "foreign", "row", "nan", "vectors", "facts", "json"]
+)
+@pytest.mark.usefixtures("as_shipped")
+def test_a_damaged_index_is_refused(model, pictures, tmp_path, fault):
+    index_folder(model, pictures).save(tmp_path)
+    path = tmp_path / "index.safetensors"
+    whole, tensors, kind = path.read_bytes(), load_file(path), {"format": "cmssf-index-1"}
+    if fault == "cut":
+        path.write_bytes(whole[:-5])
+    elif fault in ("junk", "empty"):
+        path.write_bytes(b"junk" * (fault == "junk"))
+    elif fault == "foreign":
+        save_file(tensors, path, {"format": "cmssf-weights-1"})
+    elif fault == "row":
+        save_file(tensors | {"vectors": tensors["vectors"][1:].clone()}, path, kind)
+    elif fault == "nan":
+        tensors["vectors"][2, 3] = torch.nan
+        save_file(tensors, path, kind)
+    elif fault == "json":
+        tensors["facts"][0] = 0
+        save_file(tensors, path, kind)
+    else:
+        del tensors[fault]
+        save_file(tensors, path, kind)
+    complaint = r"index\.safetensors (is damaged|was not written by this library)"
+    with pytest.raises(ValueError, match=complaint):
+        Index.load(tmp_path)
