@@ -13,6 +13,7 @@ from cmssf_lib.check import (
     chapter_04,
     chapter_05,
     chapter_06,
+    chapter_07,
 )
 from cmssf_lib.check.answers import Exercise, Wrong
 
@@ -25,6 +26,7 @@ EXERCISES: dict[str, Exercise] = {
     **chapter_04.EXERCISES,
     **chapter_05.EXERCISES,
     **chapter_06.EXERCISES,
+    **chapter_07.EXERCISES,
 }
 
 __all__ = ["EXERCISES", "check", "verdict"]

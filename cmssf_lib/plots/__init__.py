@@ -7,6 +7,7 @@ a symbol or a frame. Every figure has a white ground of its own and reads on a d
 """
 
 from cmssf_lib.plots.attention import attention_maps, attention_pixels, co_attention_diagram
+from cmssf_lib.plots.clip import losses_by_batch, pair_matrices
 from cmssf_lib.plots.compare import run_curves
 from cmssf_lib.plots.contrastive import pairs_on_circle, setting_sweeps
 from cmssf_lib.plots.distillation import cls_attention_grid
@@ -34,8 +35,10 @@ __all__ = [
     "co_attention_diagram",
     "image_grid",
     "loss_curves",
+    "losses_by_batch",
     "masked_autoencoder_diagram",
     "masked_pictures",
+    "pair_matrices",
     "pairs_on_circle",
     "panels",
     "reconstructions",

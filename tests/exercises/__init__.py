@@ -3,9 +3,25 @@
 A solution is a function; a wrong answer is (exercise, function, pattern of the hint).
 """
 
-from exercises import chapter_00_01, chapter_02, chapter_03, chapter_04, chapter_05, chapter_06
+from exercises import (
+    chapter_00_01,
+    chapter_02,
+    chapter_03,
+    chapter_04,
+    chapter_05,
+    chapter_06,
+    chapter_07,
+)
 
-CHAPTERS = (chapter_00_01, chapter_02, chapter_03, chapter_04, chapter_05, chapter_06)
+CHAPTERS = (
+    chapter_00_01,
+    chapter_02,
+    chapter_03,
+    chapter_04,
+    chapter_05,
+    chapter_06,
+    chapter_07,
+)
 SOLUTIONS = {name: answer for chapter in CHAPTERS for name, answer in chapter.SOLUTIONS.items()}
 WRONG = {
     f"{answer[0]} {name}": answer for chapter in CHAPTERS for name, answer in chapter.WRONG.items()
