@@ -29,10 +29,12 @@ from cmssf_lib.losses import (
     multi_positive_loss,
 )
 from cmssf_lib.presets import CMSSFConfig, TextConfig, VisionConfig
+from cmssf_lib.processes import gather
 from cmssf_lib.timing import stopwatch
 from cmssf_lib.views import Views, as_float
 
 LOSSES = ("one_hot", "multi_positive", "masked", "excess")
+IMAGE_LOSSES = ("", "simclr", "dino")
 MAX_SCALE = 100.0  # CLIP, section 2.5: a larger scale makes training unstable
 
 
@@ -48,11 +50,20 @@ class CMSSF(nn.Module, OnTheHub):
         config: Shared space, loss, views.
         captions: Texts the tokenizer is built from (for a text encoder from scratch).
         text_folder: See `TextEncoder`; a pretrained text encoder's own parts.
+        image_task: What the image encoder learns beside (``config.image_loss``): a `SimCLR` or a
+            `DINO`, whose encoder becomes this model's.
+
+    Attributes:
+        image_task: As given, or ``None``.
 
     Raises:
-        ValueError: If the loss is unknown, the temperature outside 0.01 to 1, a chunk negative,
-            micro-batches meet a batch norm, or an encoder's configuration is inconsistent.
+        ValueError: If the loss is unknown, the temperature outside 0.01 to 1, a number negative,
+            micro-batches meet a batch norm, a frozen encoder has a task, the task is not the one
+            that the configuration names, or an encoder's configuration is inconsistent.
     """
+
+    #: `loss` gathers the vectors of all processes that train together.
+    compares_all_processes = True
 
     def __init__(
         self,
@@ -61,6 +72,7 @@ class CMSSF(nn.Module, OnTheHub):
         config: CMSSFConfig,
         captions: Sequence[str] = (),
         text_folder: str | Path | None = None,
+        image_task: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if config.loss not in LOSSES:
@@ -73,12 +85,20 @@ class CMSSF(nn.Module, OnTheHub):
         for name in ("chunk", "micro_batch"):
             if (number := getattr(config, name)) < 0:
                 raise ValueError(f"{name} is {number}; give how many at a time, or 0 for all")
+        for name in ("depth", "cached_views", "image_weight"):
+            if (number := getattr(config, name)) < 0:
+                raise ValueError(f"{name} is {number}; give 0 or more")
+        _check_task(config, image_task)
         self.config = config
         self.views = Views(config.views)
-        self.image_encoder = ImageEncoder(vision)
+        self.image_encoder = ImageEncoder(vision) if image_task is None else _shared(image_task)
         self.text_encoder = TextEncoder(text, captions, text_folder)
-        self.image_head = ProjectionHead(self.image_encoder.width, config.hidden, config.dim)
-        self.text_head = ProjectionHead(self.text_encoder.width, config.hidden, config.dim)
+        shape = (config.hidden, config.dim, config.depth)
+        self.image_head = ProjectionHead(self.image_encoder.width, *shape)
+        self.text_head = ProjectionHead(self.text_encoder.width, *shape)
+        self.image_task = image_task
+        if config.freeze_image:
+            self.image_encoder.requires_grad_(False)
         norms = (nn.BatchNorm1d, nn.BatchNorm2d)
         if config.micro_batch and any(isinstance(module, norms) for module in self.modules()):
             raise ValueError(
@@ -106,7 +126,9 @@ class CMSSF(nn.Module, OnTheHub):
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Compare every picture of the batch with every caption.
 
-        Training shows each picture in one random view; evaluation shows it as it is.
+        Training shows each picture in one random view; evaluation shows it as it is. Where
+        several processes train together, each encodes its own part of the batch, and all
+        compare the whole.
 
         Returns:
             "loss", which is stepped on, and what is only logged: the "floor" that equal
@@ -117,12 +139,12 @@ class CMSSF(nn.Module, OnTheHub):
         Raises:
             ValueError: If the batch holds a single picture: there is nothing to contrast.
         """
-        with stopwatch("views"), torch.no_grad():
-            images = self.views(batch.images) if self.training else as_float(batch.images)
-        image = self._in_parts(self.encode_image, images)  # (b, dim)
+        image = self._image_vectors(batch)  # (b, dim)
         # Each different caption is encoded once; pictures that share it share its vector.
         text = self._in_parts(self.encode_text, batch.captions)[batch.caption_index]  # (b, dim)
-        groups, scale, chunk = batch.caption_index, self.logit_scale, self.config.chunk
+        groups, scale, chunk = batch.groups, self.logit_scale, self.config.chunk
+        if self.training:  # one process alone evaluates
+            image, text, groups = gather(image), gather(text), gather(groups)
         if self.config.loss == "one_hot":
             loss = image_text_loss(image, text, scale, chunk=chunk)
         elif self.config.loss == "multi_positive":
@@ -138,7 +160,33 @@ class CMSSF(nn.Module, OnTheHub):
                 "negative_similarity": negative_similarity(image, text, groups),
                 "logit_scale": scale.detach(),
             }
+        if self.image_task is not None:
+            beside = self.image_task.loss(batch)["loss"]  # type: ignore[operator]
+            logged |= {"image_text_loss": loss.detach(), "image_loss": beside.detach()}
+            loss = loss + self.config.image_weight * beside
         return {"loss": loss, **logged}
+
+    def _image_vectors(self, batch: Batch) -> Float[Tensor, "b dim"]:
+        """Return the pictures' places in the shared space, from cached features where there are."""
+        if batch.features is not None:
+            if not self.config.freeze_image:
+                raise ValueError(
+                    "the data brings features of a frozen image encoder, and this one learns: "
+                    "train on data without them, or set freeze_image"
+                )
+            b, views, _ = batch.features.shape
+            drawn = torch.randint(views if self.training else 1, (b,))
+            return self.project(batch.features[torch.arange(b), drawn])
+        with stopwatch("views"), torch.no_grad():
+            images = self.views(batch.images) if self.training else as_float(batch.images)
+        return self._in_parts(self.encode_image, images)
+
+    def train(self, mode: bool = True) -> "CMSSF":
+        """Switch to training; a frozen image encoder stays as it is, its running means too."""
+        super().train(mode)
+        if self.config.freeze_image:
+            self.image_encoder.eval()
+        return self
 
     def _in_parts(
         self, encode: Callable[[Any], Float[Tensor, "n dim"]], inputs: Tensor | Sequence[str]
@@ -166,10 +214,11 @@ class CMSSF(nn.Module, OnTheHub):
         """Keep the logit scale between 1 and 100, after each step of the optimizer.
 
         Args:
-            progress: Part of the training that is done, 0 to 1; other methods' momentum
-                schedules follow it.
+            progress: Part of the training that is done, 0 to 1; a momentum schedule follows it.
         """
         self.log_scale.clamp_(0, math.log(MAX_SCALE))
+        if self.image_task is not None:
+            self.image_task.after_step(progress)  # type: ignore[operator]
 
     def project(self, features: Float[Tensor, "b width"]) -> Float[Tensor, "b dim"]:
         """Take what `features` returned on to the shared space."""
@@ -180,6 +229,31 @@ class CMSSF(nn.Module, OnTheHub):
     ) -> Float[Tensor, "b width"]:
         """Return the image encoder's [CLS] vector: no head, no view."""
         return self.image_encoder(images)
+
+
+def _shared(task: nn.Module) -> ImageEncoder:
+    """Take a task's encoder, which it goes on using: two owners would save its weights twice."""
+    encoder = task.image_encoder
+    assert isinstance(encoder, ImageEncoder)
+    del task.image_encoder
+    task.__dict__["image_encoder"] = encoder  # seen, and not registered as a part
+    return encoder
+
+
+def _check_task(config: CMSSFConfig, task: nn.Module | None) -> None:
+    given = "" if task is None else type(task).__name__.lower()
+    if config.image_loss not in IMAGE_LOSSES:
+        raise ValueError(
+            f"unknown image_loss {config.image_loss!r}; choose one of "
+            f"{', '.join(IMAGE_LOSSES[1:])}, or '' for none"
+        )
+    if given != config.image_loss:
+        raise ValueError(
+            f"image_loss is {config.image_loss!r}, but image_task is {given or None!r}: give the "
+            "method that it names"
+        )
+    if task is not None and config.freeze_image:
+        raise ValueError("freeze_image and image_loss: a frozen encoder cannot learn a task beside")
 
 
 def negative_similarity(

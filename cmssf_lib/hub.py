@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from cmssf_lib.presets import CMSSFConfig, TextConfig, VisionConfig, from_json
 
@@ -122,7 +123,10 @@ class OnTheHub(
         return card
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        super()._save_pretrained(save_directory)
+        # A task beside the image–text loss served the training; the model does without it.
+        state = self.state_dict()  # type: ignore[attr-defined]
+        own = {k: v.contiguous() for k, v in state.items() if not k.startswith("image_task.")}
+        save_file(own, save_directory / "model.safetensors", {"format": "pt"})
         vision, text = self.image_encoder.config, self.text_encoder  # type: ignore[attr-defined]
         pretrained = text.config.kind == "pretrained"
         if pretrained:
@@ -131,7 +135,7 @@ class OnTheHub(
             "format": FORMAT,
             "vision": asdict(replace(vision, weights="")),  # they are here, whatever they began as
             "text": asdict(text.config),
-            "cmssf": asdict(self.config),  # type: ignore[attr-defined]
+            "cmssf": asdict(replace(self.config, image_loss="")),  # type: ignore[attr-defined]
             "words": [] if pretrained else text.words,
         }
         written = json.dumps(content, indent=2, ensure_ascii=False)

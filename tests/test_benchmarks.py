@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("lightly", reason="the benchmarks compare with lightly")
 
 from benchmarks import __main__ as main
-from benchmarks import chunks, masked, overhead, pictures, step, views
+from benchmarks import captions, chunks, masked, overhead, pictures, step, views
 from benchmarks.alternate import Ratio, alternate, ratio
 from benchmarks.examples import counting, failing
 from benchmarks.report import Report, table
@@ -117,6 +117,12 @@ def test_overhead():
     report = overhead.run("quick", steps=1, batch_size=16)
     complete(report, *overhead.METHODS)
     assert len(report.kept) == len(overhead.METHODS)
+
+
+def test_captions():
+    report = captions.run(rounds=1, batch_size=20)
+    complete(report, "each caption once", "all captions")
+    assert report.rows[0][-1] == report.rows[1][-1]  # the same loss
 
 
 def test_chunks():

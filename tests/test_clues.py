@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from cmssf_lib.captions import DIGIT_WORDS
-from cmssf_lib.data import CIFAR10_CLUES, DIGIT_CLUES, ImageTextData, digit_scenes, with_clues
+from cmssf_lib.data import (
+    CIFAR10_CLUES,
+    DIGIT_CLUES,
+    ImageTextData,
+    digit_scenes,
+    load,
+    with_class_captions,
+    with_clues,
+)
+from cmssf_lib.presets import DataConfig
 
 CIFAR10_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -87,3 +96,23 @@ def test_a_class_without_a_clue_is_named():
     data = labelled(torch.tensor([0, 1, 2]), ("cat", "ox", "comet"))
     with pytest.raises(ValueError, match=r"^pictures: no clue is .* class\(es\) ox, comet;"):
         with_clues(data, CIFAR10_CLUES, seed=0)
+
+
+def test_a_class_caption_says_the_class_and_no_more():
+    data = digit_scenes(train=200, test=10).train
+    told = with_class_captions(data)
+    assert len(told.unique_captions) == 10
+    for label, caption in zip(data.labels.tolist(), told.captions, strict=True):
+        article = "an" if data.class_names[label] == "eight" else "a"
+        assert caption == f"a photo of {article} {data.class_names[label]}"
+    assert told.name == "digit scenes, colour, with class captions"
+    assert torch.equal(told.images, data.images)
+    assert torch.equal(told.labels, data.labels)
+    assert told.fingerprint != data.fingerprint
+    loaded = load(DataConfig(text="class", train=200, test=10, image_size=data.images.shape[-1]))
+    assert loaded.train.captions == told.captions
+
+
+def test_questions_are_no_class_captions():
+    with pytest.raises(ValueError, match="the text of two-digit scenes is a question"):
+        load(DataConfig(flavour="two", text="class"))

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from cmssf_lib.cmssf import CMSSF, LOSSES, MAX_SCALE
 from cmssf_lib.data import Batch, ImageTextData, digit_scenes
-from cmssf_lib.data.image_text import make_batch
+from cmssf_lib.data.batch import make_batch
 from cmssf_lib.losses import (
     duplicate_floor,
     excess_loss,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmssf_lib.data import digit_scenes
-from cmssf_lib.data.image_text import make_batch
+from cmssf_lib.data.batch import make_batch
 from cmssf_lib.losses import moco_loss, nt_xent, supcon_loss
 from cmssf_lib.methods import (
     MoCo,

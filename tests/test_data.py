@@ -36,7 +36,7 @@ from cmssf_lib.data import (
     tones,
     with_tones,
 )
-from cmssf_lib.data.image_text import step_seed
+from cmssf_lib.data.batch import step_seed
 from cmssf_lib.data.scenes import (
     DTMF_HERTZ,
     SAMPLE_RATE,
@@ -1066,7 +1066,7 @@ def test_the_strength_of_the_noise_leaves_everything_else_alone():
     ("fields", "message"),
     [
         ({"flavour": "three"}, "unknown flavour 'three'; choose one of plain, tinted, colour, two"),
-        ({"text": "poem"}, "unknown text 'poem'; choose one of caption, clue"),
+        ({"text": "poem"}, "unknown text 'poem'; choose one of caption, class, clue"),
         ({"sound": "loud"}, "unknown sound 'loud'; choose one of none, same, any"),
         ({"pixel_noise": -0.1}, "pixel_noise is a standard deviation, at least 0; got -0.1"),
         ({"sound_noise": -0.1}, "sound_noise is a standard deviation, at least 0; got -0.1"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cmssf_lib.data import digit_scenes
-from cmssf_lib.data.image_text import make_batch
+from cmssf_lib.data.batch import make_batch
 from cmssf_lib.losses import byol_loss, dino_loss, update_centre
 from cmssf_lib.methods import BYOL, DINO
 from cmssf_lib.methods import dino as dino_module

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from cmssf_lib.data import ImageTextData, tones
-from cmssf_lib.data.image_text import make_batch
+from cmssf_lib.data.batch import make_batch
 from cmssf_lib.fusion import (
     RULES,
     Block,

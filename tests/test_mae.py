@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmssf_lib.data import digit_scenes
-from cmssf_lib.data.image_text import make_batch
+from cmssf_lib.data.batch import make_batch
 from cmssf_lib.losses import mae_loss, normalise_patches, patchify, unpatchify
 from cmssf_lib.methods import MAE
 from cmssf_lib.methods.mae import sincos

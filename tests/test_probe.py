@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import ImageTextData, Splits
-from cmssf_lib.data.image_text import make_batch
+from cmssf_lib.data.batch import make_batch
 from cmssf_lib.evaluate import (
     accuracy,
     embed_features,

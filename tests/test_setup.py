@@ -26,6 +26,7 @@ ROOMS = (
     "cli",
     "plots",
     "check",
+    "index",
     "evaluate",
     "train",
     "runs",
@@ -39,6 +40,7 @@ ROOMS = (
     "data",
     "captions",
     "presets",
+    "processes",
     "timing",
 )
 LONGEST_ROOM = 250  # lines of one file that have something on them

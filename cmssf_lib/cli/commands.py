@@ -1,7 +1,6 @@
 """What each command does, in order."""
 
 import argparse
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +9,20 @@ import torch
 
 from cmssf_lib.cli.measure import measures
 from cmssf_lib.cli.settings import change
+from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import Splits, load
 from cmssf_lib.presets import Preset, preset
-from cmssf_lib.runs import Run, all_runs, build, environment, preset_of, run_config
-from cmssf_lib.train import OVERHEAD, fit, peak_memory_gb
+from cmssf_lib.processes import rank
+from cmssf_lib.runs import (
+    Run,
+    all_runs,
+    build,
+    environment,
+    preset_of,
+    records,
+    run_config,
+)
+from cmssf_lib.train import OVERHEAD, cache_features, fit, peak_memory_gb
 
 #: What decides the kind of a method, and stays when a run is made again with another preset.
 KEPT = {
@@ -38,7 +47,7 @@ def train_command(options: argparse.Namespace) -> None:
     chosen = preset_asked_for(options)
     folder = options.run or f"runs/{options.method}-{chosen.name}-s{chosen.train.seed}"
     run = train_run(chosen, options.method, folder, options.data)
-    if options.light and run.path is not None:
+    if options.light and run.path is not None and rank() == 0:
         for name in ("model.safetensors", "outputs.npz"):
             (run.path / name).unlink()
 
@@ -112,18 +121,25 @@ def runs_command(options: argparse.Namespace) -> None:
 def train_run(chosen: Preset, method_name: str, folder: str | Path, data: str | None) -> Run:
     """Train as a preset says, evaluate on the test set once, and write it all down.
 
-    With 0 epochs nothing is trained: the record says what the fresh weights are worth.
+    With 0 epochs nothing is trained: the record says what the fresh weights are worth. Of
+    several processes (``accelerate launch``) all train, and the first one does the rest.
     """
     splits = load_data(chosen, data)
     run = Run(folder)
     run.config = run_config(chosen, method_name, splits.train)
     training, validation = splits.train.hold_out(chosen.data.validation, chosen.data.seed)
     method = build(run.config, splits.train)
-    print(
-        f"{method_name} on {training.name}: {len(training)} pictures to train on, "
-        f"{len(validation)} to validate, {len(splits.test)} to test; in {folder}"
-    )
+    if rank() == 0:
+        print(
+            f"{method_name} on {training.name}: {len(training)} pictures to train on, "
+            f"{len(validation)} to validate, {len(splits.test)} to test; in {folder}"
+        )
     measure = measures(method_name)
+    if isinstance(method, CMSSF) and chosen.cmssf.freeze_image and chosen.train.epochs:
+        method.to("cuda" if torch.cuda.is_available() else "cpu")
+        views, seed = chosen.cmssf.cached_views, chosen.train.seed
+        training = cache_features(method, training, views=views, seed=seed)
+        validation = cache_features(method, validation)
     if chosen.train.epochs:
         fit(
             method,
@@ -137,6 +153,8 @@ def train_run(chosen: Preset, method_name: str, folder: str | Path, data: str | 
         method.to("cuda" if torch.cuda.is_available() else "cpu")
         run.environment = environment(next(method.parameters()).device)
         run.save()
+    if rank() > 0:
+        return run
     measure.finish(method, validation)
     run.save_weights(method)  # with what was fitted
     run.results = measure.report(method, splits, chosen)
@@ -152,19 +170,6 @@ def load_data(chosen: Preset, path: str | None) -> Splits:
     """Load the preset's pictures, from ``path`` where one is given."""
     config = chosen.data if path is None else replace(chosen.data, path=path)
     return load(config)
-
-
-def records() -> Path:
-    """Return the folder of the book's recorded runs: $CMSSF_RUNS, or book/runs here or above."""
-    if named := os.environ.get("CMSSF_RUNS"):
-        return Path(named)
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        if (folder / "book" / "runs").is_dir():
-            return folder / "book" / "runs"
-    raise FileNotFoundError(
-        "no folder book/runs here or above: go to the book's repository, or name the folder in "
-        "CMSSF_RUNS"
-    )
 
 
 def print_epoch(run: Run) -> None:

@@ -1,15 +1,22 @@
 """Data: pictures with captions and perhaps sounds, in memory as one `ImageTextData`.
 
 `digit_scenes` and `digit_questions` are embedded and need no download; `cifar10` and
-`image_folder` read real pictures. `with_clues`, `with_tones` and the functions of `corrupt`
-change what is said and heard. `load` does what a preset names; `batches` hands out what `fit`
-trains on.
+`image_folder` read real pictures. `with_class_captions`, `with_clues`, `with_tones` and the
+functions of `corrupt` change what is said and heard. `load` does what a preset names; `batches`
+hands out what `fit` trains on.
 """
 
+from cmssf_lib.data.batch import Batch, batches, step_seed
 from cmssf_lib.data.caption_files import read_captions
-from cmssf_lib.data.clues import CIFAR10_CLUES, DIGIT_CLUES, TEXTS, with_clues
+from cmssf_lib.data.clues import (
+    CIFAR10_CLUES,
+    DIGIT_CLUES,
+    TEXTS,
+    with_class_captions,
+    with_clues,
+)
 from cmssf_lib.data.corrupt import delayed, mispaired, noisy_pixels, noisy_sounds
-from cmssf_lib.data.image_text import Batch, ImageTextData, Splits, batches, step_seed
+from cmssf_lib.data.image_text import ImageTextData, Splits
 from cmssf_lib.data.photos import cifar10, image_folder
 from cmssf_lib.data.questions import (
     ANSWERS,
@@ -46,6 +53,7 @@ __all__ = [
     "question_table",
     "read_captions",
     "tones",
+    "with_class_captions",
     "with_clues",
     "with_tones",
 ]
@@ -94,6 +102,8 @@ def _prepared(data: ImageTextData, config: DataConfig, split: int) -> ImageTextD
     if config.text == "clue":  # before the sound, which may change what the labels mean
         clues = DIGIT_CLUES if config.name == "digit_scenes" else CIFAR10_CLUES
         data = with_clues(data, clues, clue_seed)
+    elif config.text == "class":
+        data = with_class_captions(data)
     if config.sound != "none":
         data = with_tones(data, config.sound, noise=config.sound_noise, seed=sound_seed)
     if config.pixel_noise != 0:

@@ -1,4 +1,4 @@
-"""Clues: texts that know only a part of the answer.
+"""What else may be said about a picture: its class and no more, or only a part of the answer.
 
 A class caption names the class, so text alone settles the question. A clue is true of several
 classes: it helps a model that sees the picture as well, and cannot replace the picture.
@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import torch
 
+from cmssf_lib.captions import class_caption
 from cmssf_lib.data.image_text import ImageTextData
 
-TEXTS = ("caption", "clue")
+TEXTS = ("caption", "class", "clue")
 
 #: Each sentence with the digits it is true of. They are about the number and its name, never
 #: about its shape: a four is written with or without a loop.
@@ -41,6 +42,17 @@ CIFAR10_CLUES: Mapping[str, tuple[str, ...]] = {
     "it has hooves": ("deer", "horse"),
     "it lays eggs": ("bird", "frog"),
 }
+
+
+def with_class_captions(data: ImageTextData) -> ImageTextData:
+    """Say about each picture what is true of its whole class, instead of its own caption.
+
+    Returns:
+        The same pictures and labels, with captions such as "a photo of a seven".
+    """
+    texts = [class_caption(name) for name in data.class_names]
+    captions = tuple(texts[label] for label in data.labels.tolist())
+    return replace(data, captions=captions, name=f"{data.name}, with class captions")
 
 
 def with_clues(

@@ -1,7 +1,7 @@
 """The one shape all data takes: pictures, labels, captions and perhaps sounds, all in memory."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -26,6 +26,8 @@ class ImageTextData:
             and "digit_id" says which handwritten digit was used.
         sounds: ``(n, samples)``, float32, one waveform for each picture, or ``None`` where
             nothing is heard.
+        features: ``(n, views, length)``, float32, what a frozen image encoder made of some views
+            of each picture (see `cmssf_lib.train.cache_features`), or ``None``.
     """
 
     images: UInt8[Tensor, "n 3 height width"]
@@ -35,6 +37,7 @@ class ImageTextData:
     name: str = "unnamed"
     attributes: Mapping[str, Tensor] = field(default_factory=dict)
     sounds: Float[Tensor, "n samples"] | None = None
+    features: Float[Tensor, "n views length"] | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -73,6 +76,12 @@ class ImageTextData:
                 )
         if self.sounds is not None:
             self._check_sounds(self.sounds)
+        features = self.features
+        if features is not None and (features.ndim != 3 or len(features) != len(images)):
+            raise ValueError(
+                f"{self.name}: features have the shape ({len(images)}, views, length); got "
+                f"{tuple(features.shape)}"
+            )
 
     def _check_sounds(self, sounds: Tensor) -> None:
         n, shape = len(self.images), tuple(sounds.shape)
@@ -142,6 +151,7 @@ class ImageTextData:
             captions=tuple(self.captions[i] for i in chosen.tolist()),
             attributes={key: value[chosen] for key, value in self.attributes.items()},
             sounds=None if self.sounds is None else self.sounds[chosen],
+            features=None if self.features is None else self.features[chosen],
         )
 
     def hold_out(self, count: int, seed: int) -> tuple["ImageTextData", "ImageTextData"]:
@@ -170,6 +180,7 @@ class ImageTextData:
             labels=self.labels.to(device),
             attributes={key: value.to(device) for key, value in self.attributes.items()},
             sounds=None if self.sounds is None else self.sounds.to(device),
+            features=None if self.features is None else self.features.to(device),
         )
 
 
@@ -178,96 +189,3 @@ class Splits(NamedTuple):
 
     train: ImageTextData
     test: ImageTextData
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """What a method's ``loss`` is given.
-
-    Attributes:
-        images: ``(b, 3, height, width)``, uint8.
-        labels: ``(b,)``, int64.
-        captions: The ``u`` different captions of this batch: a text encoder that encodes
-            each of them once does all the work there is.
-        caption_index: ``(b,)``, int64, where each picture's caption stands in ``captions``.
-        index: ``(b,)``, int64, where each picture stands in the data.
-        sounds: ``(b, samples)``, float32, or ``None`` where nothing is heard.
-    """
-
-    images: UInt8[Tensor, "b 3 height width"]
-    labels: Int64[Tensor, " b"]
-    captions: tuple[str, ...]
-    caption_index: Int64[Tensor, " b"]
-    index: Int64[Tensor, " b"]
-    sounds: Float[Tensor, "b samples"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-def make_batch(data: ImageTextData, index: Int64[Tensor, " b"]) -> Batch:
-    """Collect the pictures at ``index`` and the different captions among them."""
-    unique, inverse = torch.unique(data.caption_index[index], return_inverse=True)
-    return Batch(
-        images=data.images[index],
-        labels=data.labels[index],
-        captions=tuple(data.unique_captions[i] for i in unique.tolist()),
-        caption_index=inverse,
-        index=index,
-        sounds=None if data.sounds is None else data.sounds[index],
-    )
-
-
-def batches(
-    data: ImageTextData,
-    batch_size: int,
-    *,
-    seed: int = 0,
-    epoch: int = 0,
-    start: int = 0,
-    shuffle: bool = True,
-    drop_last: bool = True,
-) -> Iterator[Batch]:
-    """Go through the data once.
-
-    The order follows from ``seed`` and ``epoch`` alone, so a run that was interrupted after
-    ``start`` batches takes up the same epoch where it stopped.
-
-    Args:
-        data: Already on the device it is wanted on.
-        batch_size: Pictures a batch.
-        seed: Of the run.
-        epoch: Counted from 0; every epoch has an order of its own.
-        start: Number of batches to leave out at the beginning.
-        shuffle: If false, the data's own order.
-        drop_last: Leave out a last batch that is not full. A contrastive loss needs it: its
-            value depends on the size of the batch.
-
-    Yields:
-        One `Batch` after another.
-
-    Raises:
-        ValueError: If the batch size is not positive, or no full batch can be made.
-    """
-    n = len(data)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be positive; got {batch_size}")
-    if drop_last and n < batch_size:
-        raise ValueError(
-            f"{data.name} holds {n} pictures, fewer than one batch of {batch_size}: "
-            "choose a smaller batch"
-        )
-    order = torch.arange(n)
-    if shuffle:
-        generator = torch.Generator().manual_seed(step_seed(seed, epoch))
-        order = torch.randperm(n, generator=generator)
-    order = order.to(data.images.device)
-    end = n - n % batch_size if drop_last else n
-    for first in range(start * batch_size, end, batch_size):
-        yield make_batch(data, order[first : first + batch_size])
-
-
-def step_seed(*parts: int) -> int:
-    """Mix whole numbers (a run's seed, an epoch, a step, a rank) into one seed of 63 bits."""
-    text = ",".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -8,7 +8,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from cmssf_lib.captions import COLOURS, DIGIT_WORDS, GROUNDS
-from cmssf_lib.data.image_text import ImageTextData, Splits, step_seed
+from cmssf_lib.data.batch import step_seed
+from cmssf_lib.data.image_text import ImageTextData, Splits
 from cmssf_lib.data.scenes import SIDES, digit_split, place, texture, to_uint8, uniform
 
 ANSWERS = (*DIGIT_WORDS, *COLOURS, "left", "right")

@@ -7,7 +7,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from cmssf_lib.captions import DIGIT_WORDS
-from cmssf_lib.data.image_text import ImageTextData, step_seed
+from cmssf_lib.data.batch import step_seed
+from cmssf_lib.data.image_text import ImageTextData
 from cmssf_lib.data.scenes import SOUND_SECONDS, TONE_SECONDS, tones
 
 SOUNDS = ("none", "same", "any")

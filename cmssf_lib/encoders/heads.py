@@ -4,16 +4,20 @@ from torch import nn
 
 
 class ProjectionHead(nn.Sequential):
-    """An MLP with one hidden layer, from an encoder's space to the shared one.
+    """An MLP from an encoder's space to the shared one, ``(b, width)`` to ``(b, dim)``.
 
     Args:
         width: Of the encoder.
-        hidden: Of the hidden layer.
+        hidden: Of the hidden layers.
         dim: Of the shared space.
+        depth: Number of hidden layers; 0 leaves one linear map.
     """
 
-    def __init__(self, width: int, hidden: int, dim: int) -> None:
-        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, dim))
+    def __init__(self, width: int, hidden: int, dim: int, depth: int = 1) -> None:
+        layers: list[nn.Module] = []
+        for before in [width, hidden, *[hidden] * (depth - 1)][:depth]:
+            layers += [nn.Linear(before, hidden), nn.GELU()]
+        super().__init__(*layers, nn.Linear(hidden if depth else width, dim))
 
 
 class BatchNormHead(nn.Sequential):

@@ -41,6 +41,8 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = _vision_transformer(config)
+        if config.weights and config.kind != "timm":
+            load_weights(self.backbone, config.weights)
         self.width: int = self.backbone.num_features  # type: ignore[assignment]
         # Constants, not learned and not saved: they follow from the configuration.
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
@@ -214,19 +216,26 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
     Args:
         model: Its parameters say what is expected.
-        path: Of a ``.safetensors`` file.
+        path: Of a ``.safetensors`` file, or of a run's folder, whose image encoder is taken: of
+            DINO the teacher, which is the one that `DINO.features` shows.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not a safetensors file, or a name or a shape differs.
     """
     path = Path(path)
+    if path.is_dir():
+        path = path / "model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: expected a .safetensors state dict")
     try:
         state = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
+    for encoder in ("teacher_encoder.backbone.", "image_encoder.backbone."):
+        if any(name.startswith(encoder) for name in state):
+            state = {k.removeprefix(encoder): v for k, v in state.items() if k.startswith(encoder)}
+            break
     own = model.state_dict()
     state = {k: v for k, v in state.items() if k in own or not k.startswith(("head.", "fc."))}
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -69,15 +69,24 @@ def embed(method: "CMSSF", data: "ImageTextData", batch_size: int = 256) -> Embe
 def embed_features(
     method: nn.Module, data: "ImageTextData", batch_size: int = 256
 ) -> Float[Tensor, "n width"]:
-    """Return what a method's `features` makes of each picture, without any head."""
+    """Return what a method's `features` makes of each picture, without any head.
+
+    Where the data brings them, cached from a frozen encoder, the first view of each is taken.
+    """
+    if (cached := _cached(method, data)) is not None:
+        return cached.cpu()
     features = cast(Callable[..., Tensor], method.features)
     return _in_batches(method, features, data.images, batch_size)
 
 
 def embed_images(
-    method: "CMSSF", data: "ImageTextData", batch_size: int = 256
+    method: "CMSSF", data: "ImageTextData | UInt8[Tensor, 'n 3 h w']", batch_size: int = 256
 ) -> Float[Tensor, "n dim"]:
-    """Return each picture's place in the shared space."""
+    """Return the place in the shared space of each picture of a data set, or of pictures alone."""
+    if isinstance(data, Tensor):
+        return _in_batches(method, method.encode_image, data, batch_size)
+    if (cached := _cached(method, data)) is not None:
+        return _in_batches(method, method.project, cached, batch_size)
     return _in_batches(method, method.encode_image, data.images, batch_size)
 
 
@@ -86,6 +95,12 @@ def embed_texts(
 ) -> Float[Tensor, "u dim"]:
     """Return each caption's place in the shared space."""
     return _in_batches(method, method.encode_text, captions, batch_size)
+
+
+def _cached(method: nn.Module, data: "ImageTextData") -> Float[Tensor, "n width"] | None:
+    """Return the features that come with the data, if the method's image encoder is frozen."""
+    frozen = getattr(getattr(method, "config", None), "freeze_image", False)
+    return data.features[:, 0] if frozen and data.features is not None else None
 
 
 def _in_batches(

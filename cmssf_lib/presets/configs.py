@@ -10,8 +10,8 @@ class DataConfig:
     Attributes:
         name: "digit_scenes", "cifar10" or "image_folder".
         flavour: Of digit scenes: "plain", "tinted", "colour" or "two" (two digits and a question).
-        text: What is said about a picture: "caption" (all of it, or its class) or "clue" (a true
-            sentence that leaves several classes open).
+        text: What is said about a picture: "caption" (all of it, or its class), "class" (its class
+            and no more) or "clue" (a true sentence that leaves several classes open).
         sound: What is heard with a digit: "none", "same" (its own telephone tone) or "any" (the
             tone of some digit; the label is then whether it is the picture's).
         pixel_noise: Standard deviation of the noise on the pixels, in parts of their range.
@@ -92,8 +92,10 @@ class VisionConfig:
         heads: Attention heads in each.
         norm: Of the convolutional stem: "batch" or "group".
         timm_name: For "timm", such as "vit_small_patch16_224.dino".
-        weights: For "timm": "" for random weights, "timm" to download the published ones, or
-            the path of a state dict (``.safetensors``).
+        weights: Where the encoder begins: "" for random weights; for "timm" models also "timm",
+            to download the published ones; or the path of a state dict (``.safetensors``), or of a
+            run of this library whose image encoder it continues. ``build`` also knows the names of
+            recorded runs.
         mean: Pixel mean of each channel, subtracted.
         std: Pixel standard deviation of each channel, divided by.
     """
@@ -141,22 +143,35 @@ class CMSSFConfig:
 
     Attributes:
         dim: Dimensions of the shared space.
-        hidden: Width of the projection heads' hidden layer.
+        hidden: Width of the projection heads' hidden layers.
+        depth: Number of these; 0: a linear map.
         loss: "one_hot", "multi_positive", "masked" or "excess" (see `cmssf_lib.losses`).
         temperature: The starting value; the logit scale is its inverse and is learned.
         chunk: Rows of the loss's matrix of similarities in memory at a time; 0: all. Changes
             nothing else.
         micro_batch: Pictures, and captions, that go through their tower at a time in training;
             0: all. Changes memory and time, and nothing else. Needs a stem without batch norm.
+        freeze_image: Whether the image encoder stays as it begins, and the rest learns. Each
+            picture is then encoded once, before the training.
+        cached_views: Random views of each picture that a frozen encoder is shown; 0: the picture
+            as it is.
+        image_loss: "simclr" or "dino": what the image encoder learns beside the image–text loss,
+            with that method's own settings; "": nothing.
+        image_weight: What that loss is multiplied by.
         views: The random view that each picture is shown in.
     """
 
     dim: int = 256
     hidden: int = 256
+    depth: int = 1
     loss: str = "one_hot"
     temperature: float = 0.07
     chunk: int = 0
     micro_batch: int = 0
+    freeze_image: bool = False
+    cached_views: int = 0
+    image_loss: str = ""
+    image_weight: float = 1.0
     views: ViewsConfig = field(default_factory=ViewsConfig)
 
 

@@ -2,7 +2,7 @@
 
 from cmssf_lib.runs.files import read_tensors, write_tensors
 from cmssf_lib.runs.run import Run, all_runs
-from cmssf_lib.runs.setup import METHODS, build, environment, preset_of, run_config
+from cmssf_lib.runs.setup import METHODS, build, environment, preset_of, records, run_config
 
 __all__ = [
     "METHODS",
@@ -12,6 +12,7 @@ __all__ = [
     "environment",
     "preset_of",
     "read_tensors",
+    "records",
     "run_config",
     "write_tensors",
 ]

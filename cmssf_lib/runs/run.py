@@ -161,7 +161,10 @@ class Run:
             raise FileNotFoundError(
                 f"the run {self.name} holds no weights; make it again with: {self.command}"
             )
-        method = build(self.config, data)
+        config = self.config
+        if "vision" in config:  # the weights are here, whatever they began as
+            config = {**config, "vision": {**config["vision"], "weights": ""}}
+        method = build(config, data)
         tensors, _ = read_tensors(self.path / "model.safetensors", "cmssf-weights-1")
         own = method.state_dict()
         differ = sorted(

@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,9 @@ def run_config(preset: Preset, method: str, data: ImageTextData) -> dict[str, An
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
-    settings = {key: asdict(getattr(preset, key)) for key in ("data", *METHODS[method], "train")}
+    beside = [preset.cmssf.image_loss] if method == "cmssf" and preset.cmssf.image_loss else []
+    sections = ("data", *METHODS[method], *beside, "train")
+    settings = {key: asdict(getattr(preset, key)) for key in sections if hasattr(preset, key)}
     # The folder of the pictures differs from machine to machine and decides nothing: the
     # fingerprint says which pictures they were.
     if settings["data"]["name"] == "cifar10":
@@ -111,10 +113,14 @@ def build(config: Mapping[str, Any], data: ImageTextData) -> nn.Module:
     """
     preset = preset_of(config)
     torch.manual_seed(preset.train.seed)  # initial weights are part of what a seed decides
-    vision, classes = preset.vision, len(data.class_names)
+    vision, classes = with_recorded_weights(preset.vision), len(data.class_names)
     match config["method"]:
         case "cmssf":
-            return CMSSF(vision, preset.text, preset.cmssf, data.unique_captions)
+            tasks = {"simclr": (SimCLR, preset.simclr), "dino": (DINO, preset.dino)}
+            kind, settings = tasks.get(preset.cmssf.image_loss, (None, None))
+            task = None if kind is None else kind(vision, settings)
+            texts = data.unique_captions
+            return CMSSF(vision, preset.text, preset.cmssf, texts, image_task=task)
         case "fusion":
             return FusionClassifier(preset.fusion, data.unique_captions, classes)
         case "simclr":
@@ -130,6 +136,34 @@ def build(config: Mapping[str, Any], data: ImageTextData) -> nn.Module:
         case "supervised":
             return Supervised(vision, preset.supervised, classes)
     raise ValueError(f"unknown method {config['method']!r}; choose one of {', '.join(METHODS)}")
+
+
+def with_recorded_weights(vision: VisionConfig) -> VisionConfig:
+    """Return the configuration with the path of a recorded run in place of its name."""
+    if vision.weights in ("", "timm") or Path(vision.weights).exists():
+        return vision
+    try:
+        folder = records() / vision.weights
+    except FileNotFoundError:
+        return vision  # the encoder says what is missing
+    return replace(vision, weights=str(folder)) if folder.is_dir() else vision
+
+
+def records() -> Path:
+    """Return the folder of the book's recorded runs: $CMSSF_RUNS, or book/runs here or above.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    if named := os.environ.get("CMSSF_RUNS"):
+        return Path(named)
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "book" / "runs").is_dir():
+            return folder / "book" / "runs"
+    raise FileNotFoundError(
+        "no folder book/runs here or above: go to the book's repository, or name the folder in "
+        "CMSSF_RUNS"
+    )
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:

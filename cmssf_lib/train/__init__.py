@@ -1,11 +1,13 @@
 """Training: one loop for every method, with checkpoints that go on bit for bit (see `fit`)."""
 
+from cmssf_lib.train.frozen import cache_features
 from cmssf_lib.train.loop import OVERHEAD, fit
 from cmssf_lib.train.memory import keep_freed_memory, peak_memory_gb
 from cmssf_lib.train.steps import learning_rate, make_optimizer
 
 __all__ = [
     "OVERHEAD",
+    "cache_features",
     "fit",
     "keep_freed_memory",
     "learning_rate",

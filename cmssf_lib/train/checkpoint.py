@@ -19,14 +19,22 @@ HOW = ("train.checkpoint_minutes", "cmssf.chunk", "cmssf.micro_batch")
 class Checkpoint:
     """Where an unfinished run goes on: weights, optimizer, history and the running sums.
 
-    One safetensors file; what is not a tensor stands as JSON in its header.
+    One safetensors file; what is not a tensor stands as JSON in its header. Every process reads
+    it, and one ``writes``.
 
     Attributes:
         sums: Of each logged quantity over the current epoch's steps.
     """
 
-    def __init__(self, run: Run, method: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.run, self.method, self.optimizer = run, method, optimizer
+    def __init__(
+        self,
+        run: Run,
+        method: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        writes: bool = True,
+    ) -> None:
+        self.run, self.method, self.optimizer, self.writes = run, method, optimizer, writes
         self.path = None if run.path is None else run.path / "checkpoint.safetensors"
         self.sums: dict[str, float] = defaultdict(float)
 
@@ -42,8 +50,9 @@ class Checkpoint:
                     f"{self.run.path} holds a finished run: choose another folder, or delete it "
                     "to train again"
                 )
-            self._room_for_two()
-            self.run.save()
+            if self.writes:
+                self._room_for_two()
+                self.run.save()
             return 0
         tensors, metadata = read_tensors(self.path, FORMAT)
         state = json.loads(metadata["state"])
@@ -64,7 +73,7 @@ class Checkpoint:
 
     def save(self, done: int, seconds: float) -> None:
         """Write the state after ``done`` steps, ``seconds`` of them in the current epoch."""
-        if self.path is None:
+        if self.path is None or not self.writes:
             return
         state = self.optimizer.state_dict()
         tensors = {f"model.{k}": v for k, v in self.method.state_dict().items()}

@@ -21,15 +21,22 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm.auto import tqdm
 
+from cmssf_lib import processes
 from cmssf_lib.data import ImageTextData, batches
-from cmssf_lib.data.image_text import step_seed
+from cmssf_lib.data.batch import step_seed
 from cmssf_lib.methods import CollapseWarning, diagnose
 from cmssf_lib.presets import TrainConfig
 from cmssf_lib.runs import Run, environment
 from cmssf_lib.timing import stopwatch
 from cmssf_lib.train.checkpoint import Checkpoint
 from cmssf_lib.train.memory import keep_freed_memory, peak_memory_gb
-from cmssf_lib.train.steps import check, learning_rate, make_optimizer, stop_if_not_finite
+from cmssf_lib.train.steps import (
+    check,
+    check_processes,
+    learning_rate,
+    make_optimizer,
+    stop_if_not_finite,
+)
 
 #: Parts of a step that are not the encoders' arithmetic; together they should stay under 10 %.
 OVERHEAD = ("data", "views", "logging")
@@ -52,6 +59,10 @@ def fit(
 
     A run with a folder writes a checkpoint every few minutes, after every epoch, and when it
     is interrupted (Ctrl-C, SIGTERM). Called again with the same folder it goes on from there.
+
+    Started by ``accelerate launch``, or by its ``notebook_launcher``, in several processes, each
+    takes its part of every batch, and the weights stay the same in all. The first one alone
+    evaluates and writes.
 
     Args:
         method: A module with ``loss(batch)``, ``after_step(progress)``, ``features(images)``.
@@ -82,15 +93,15 @@ def fit(
     run = run if isinstance(run, Run) else Run(run)
     run.config.setdefault("train", asdict(config))
     run.config.setdefault("data_fingerprint", data.fingerprint)
-    with nullcontext() if run.path is None else run.lock():
-        accelerator = Accelerator(mixed_precision=config.precision)
-        if accelerator.num_processes > 1:
-            raise RuntimeError(
-                "several processes were started, but the contrastive losses of this version "
-                "compare the pictures of one process only: start a single one"
-            )
+    alone = run.path is None or processes.rank() > 0  # with nobody to keep from the folder
+    with nullcontext() if alone else run.lock():
+        # Without a GPU several processes meet only if it is told that the processor is meant.
+        cpu = not torch.accelerator.is_available()
+        accelerator = Accelerator(mixed_precision=config.precision, cpu=cpu)
+        check_processes(method, config, accelerator.num_processes)
         data = data.to(accelerator.device)
         run.environment = environment(accelerator.device)
+        run.environment["processes"] = accelerator.num_processes
         return _train(method, data, config, run, accelerator, each_epoch, watch, progress)
 
 
@@ -106,8 +117,10 @@ def _train(
 ) -> Run:
     keep_freed_memory()
     optimizer = make_optimizer(method, config)
-    checkpoint = Checkpoint(run, method, optimizer)
+    rank, of, first_process = processes.rank(), processes.count(), accelerator.is_main_process
+    checkpoint = Checkpoint(run, method, optimizer, writes=first_process)
     done = checkpoint.load()  # steps already taken; 0 for a new run
+    accelerator.wait_for_everyone()  # all have looked before the first one writes
     model, optimizer = accelerator.prepare(method, optimizer)
 
     steps_an_epoch = len(data) // config.batch_size
@@ -115,7 +128,7 @@ def _train(
     random_state = torch.get_rng_state()  # the caller's; every step below seeds its own
     saved_at = time.monotonic()
     warned, grace = False, max(GRACE_EPOCHS, GRACE * config.epochs)
-    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
+    hidden = not progress or not first_process or bool(os.environ.get("TQDM_DISABLE"))
     with interruptible() as interrupted:
         for epoch in range(done // steps_an_epoch, config.epochs):
             method.train()
@@ -133,12 +146,12 @@ def _train(
             # 1. Load: the next pictures and their captions.
             order = batches(data, config.batch_size, seed=config.seed, epoch=epoch, start=first)
             for batch in timed(order, "data"):
-                torch.manual_seed(step_seed(config.seed, 1, done))
+                torch.manual_seed(step_seed(config.seed, 1, done, *([rank] if rank else [])))
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(done, steps, config) * group["lr_factor"]
                 # 2. to 5. Augment, encode, project, compare: the method's own business.
                 with accelerator.autocast():
-                    losses = model(batch)
+                    losses = model(batch if of == 1 else batch.part(rank, of))
                 # 6. Backpropagate.
                 accelerator.backward(losses["loss"])
                 norm = accelerator.clip_grad_norm_(
@@ -158,10 +171,11 @@ def _train(
                     bar.update(config.batch_size)
                     bar.set_postfix(loss=f"{float(losses['loss'].detach()):.3f}", refresh=False)
                     due = time.monotonic() - saved_at > 60 * config.checkpoint_minutes
-                    if (due or interrupted) and done % steps_an_epoch:
+                    stop = processes.anywhere(bool(interrupted))  # signals arrive one by one
+                    if (due or stop) and done % steps_an_epoch:
                         checkpoint.save(done, before + time.monotonic() - started)
                         saved_at = time.monotonic()
-                if interrupted and done % steps_an_epoch:
+                if stop and done % steps_an_epoch:
                     where = f"; go on with the folder {run.path}" if run.path else ""
                     torch.set_rng_state(random_state)
                     raise KeyboardInterrupt(f"stopped after step {done} of {steps}{where}")
@@ -179,27 +193,29 @@ def _train(
                 "images_per_second": steps_an_epoch * config.batch_size / seconds,
                 **{f"{part}_share": parts.get(part, 0.0) / here for part in OVERHEAD},
             }
-            if each_epoch is not None:
+            if each_epoch is not None and first_process:
                 method.eval()
                 row |= {key: float(value) for key, value in each_epoch(method).items()}
             run.history.append(row)
-            if not warned and epoch >= grace and (cause := diagnose(row)):
+            if first_process and not warned and epoch >= grace and (cause := diagnose(row)):
                 warned = True
                 warnings.warn(f"epoch {epoch + 1}: {cause}", CollapseWarning, stacklevel=3)
             run.environment["peak_memory_gb"] = round(peak_memory_gb(), 2)
             checkpoint.sums.clear()
-            run.save()
+            if first_process:
+                run.save()
             checkpoint.save(done, 0.0)
             saved_at = time.monotonic()
-            if watch is not None:
+            if watch is not None and first_process:
                 watch(run)
-            if interrupted and done < steps:
+            if processes.anywhere(bool(interrupted)) and done < steps:
                 torch.set_rng_state(random_state)
                 raise KeyboardInterrupt(f"stopped after epoch {epoch + 1} of {config.epochs}")
     torch.set_rng_state(random_state)
     method.eval()
-    run.save_weights(method)
-    checkpoint.remove()
+    if first_process:
+        run.save_weights(method)
+        checkpoint.remove()
     return run
 
 

@@ -50,6 +50,32 @@ def check(config: TrainConfig, data: ImageTextData) -> None:
         )
 
 
+def check_processes(method: nn.Module, config: TrainConfig, count: int) -> None:
+    """Refuse several processes where they would train another model than one does.
+
+    Raises:
+        ValueError: If the batch does not divide among them, or pictures of one process only would
+            be compared or normed with each other.
+    """
+    if count == 1:
+        return
+    if config.batch_size % count:
+        raise ValueError(
+            f"batch_size={config.batch_size} does not divide among {count} processes: choose a "
+            "multiple"
+        )
+    if not getattr(method, "compares_all_processes", False):
+        raise ValueError(
+            f"{type(method).__name__} would compare the pictures of one process only, and "
+            f"{count} were started: start a single one"
+        )
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.modules()):
+        raise ValueError(
+            f"batch norm would norm the pictures of each of the {count} processes by themselves: "
+            "take vision.norm=group, or start a single one"
+        )
+
+
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     """Return the learning rate of a step.
 

@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import chunks, masked, overhead, step, views
+from benchmarks import captions, chunks, masked, overhead, step, views
 from benchmarks.report import Report
 
 BENCHMARKS: dict[str, tuple[Callable[[], Report], ...]] = {
     "views": (lambda: views.run("quick"), lambda: views.run("standard")),
     "step": (lambda: step.run("quick", steps=20), lambda: step.run("standard", steps=6)),
     "overhead": (overhead.run,),
+    "captions": (captions.run,),
     "chunks": (chunks.run,),
     "mae": (lambda: masked.run("quick", steps=15), lambda: masked.run("standard", steps=7)),
 }

@@ -21,7 +21,7 @@ from transformers import (
 from cmssf_lib.captions import tokenize
 from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import digit_scenes
-from cmssf_lib.data.image_text import make_batch
+from cmssf_lib.data.batch import make_batch
 from cmssf_lib.presets import CMSSFConfig, TextConfig, VisionConfig
 
 WIDTH, DEPTH, HEADS, DIM, SIZE, LENGTH, TEMPERATURE = 32, 2, 4, 24, 16, 16, 0.07

