@@ -43,7 +43,7 @@ lint: $(INSTALLED) ## Check style, format and types
 	ruff format --check .
 	mypy
 
-bench: $(INSTALLED) ## Time the library beside lightly, minutes [BENCH="views step overhead chunks mae"]
+bench: $(INSTALLED) ## Time the library beside lightly, minutes [BENCH="views step overhead captions chunks mae"]
 	PYTHONPATH=tests python -m benchmarks $(BENCH)
 
 repository: $(INSTALLED) ## Set the repository's address everywhere [URL=https://github.com/ada/book]

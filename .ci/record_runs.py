@@ -1,4 +1,4 @@
-"""Make the recorded runs of chapters 4 to 6 that are not there yet.
+"""Make the recorded runs of chapters 4 to 7 that are not there yet.
 
     python .ci/record_runs.py quick/simclr quick/moco   those whose name begins so; else all
     python .ci/record_runs.py --list                    what there is to make, as commands
@@ -50,6 +50,26 @@ LONG = {
     "supervised": ("supervised", ""),
     "supcon": ("supervised", "supervised.loss=supcon"),
 }
+#: The quick preset of CMSSF with other captions, losses or batches (chapter 7), and its encoder
+#: with labels in place of captions.
+LIKE_CMSSF = (
+    "data.flavour=colour data.train=6500 vision.depth=2 train.epochs=22 train.weight_decay=0.05 "
+    + " ".join(f"supervised.views.{setting}" for setting in STILL.split()[:-1])
+    + " supervised.views.shift=0.0625"
+)
+CLIP = {
+    "cmssf-masked": ("cmssf", "cmssf.loss=masked"),
+    "cmssf-batch-256": ("cmssf", "train.batch_size=256"),
+    "cmssf-class": ("cmssf", "data.text=class"),
+    "cmssf-class-multi-positive": ("cmssf", "data.text=class cmssf.loss=multi_positive"),
+    "cmssf-class-excess": ("cmssf", "data.text=class cmssf.loss=excess"),
+    "cmssf-class-masked": ("cmssf", "data.text=class cmssf.loss=masked"),
+    "cmssf-class-batch-32": ("cmssf", "data.text=class train.batch_size=32"),
+    "cmssf-class-batch-64": ("cmssf", "data.text=class train.batch_size=64"),
+    "cmssf-class-batch-256": ("cmssf", "data.text=class train.batch_size=256"),
+    "supervised-colour": ("supervised", LIKE_CMSSF),
+    "supcon-colour": ("supervised", f"{LIKE_CMSSF} supervised.loss=supcon"),
+}
 #: One setting changed in a short training.
 CHANGED = {
     "simclr": {
@@ -84,7 +104,7 @@ CHANGED = {
     "mae": {
         "mask-0.25": "mae.mask_ratio=0.25",
         "mask-0.75": "mae.mask_ratio=0.75",
-        "pixels": "mae.normalise=False",
+        "normalised": "mae.normalise=True",
     },
 }
 
@@ -94,7 +114,7 @@ STANDARD = {"untrained": "--epochs 0", "first-epoch": "--epochs 1"}
 
 def commands() -> Iterator[tuple[str, list[str]]]:
     """The name of each run in `book/runs`, and the arguments of `cmssf` that make it."""
-    runs = dict(LONG)
+    runs = LONG | CLIP
     for method, changes in CHANGED.items():
         for name, settings in {"short": "", **changes}.items():
             runs[f"{method}-{name}"] = (method, f"{SHORT[method]} {settings}")
