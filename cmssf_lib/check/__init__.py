@@ -14,6 +14,8 @@ from cmssf_lib.check import (
     chapter_05,
     chapter_06,
     chapter_07,
+    chapter_08,
+    chapter_09,
 )
 from cmssf_lib.check.answers import Exercise, Wrong
 
@@ -27,6 +29,8 @@ EXERCISES: dict[str, Exercise] = {
     **chapter_05.EXERCISES,
     **chapter_06.EXERCISES,
     **chapter_07.EXERCISES,
+    **chapter_08.EXERCISES,
+    **chapter_09.EXERCISES,
 }
 
 __all__ = ["EXERCISES", "check", "verdict"]

@@ -11,6 +11,8 @@ from exercises import (
     chapter_05,
     chapter_06,
     chapter_07,
+    chapter_08,
+    chapter_09,
 )
 
 CHAPTERS = (
@@ -21,6 +23,8 @@ CHAPTERS = (
     chapter_05,
     chapter_06,
     chapter_07,
+    chapter_08,
+    chapter_09,
 )
 SOLUTIONS = {name: answer for chapter in CHAPTERS for name, answer in chapter.SOLUTIONS.items()}
 WRONG = {
