@@ -169,9 +169,9 @@ def grad_cache(answer: Callable) -> str:
         got,
         {
             "You compare each part with itself alone and take the mean. The loss must see the "
-            "vectors of all inputs at once.": sum(parts) / len(parts),
+            "vectors of all inputs at once.": torch.stack(parts).mean(dim=0),
             "You compare each part with itself alone and add up. The loss must see the vectors of "
-            "all inputs at once.": sum(parts),
+            "all inputs at once.": torch.stack(parts).sum(dim=0),
             "The sum over the parts is right, and their mean is not: the loss has taken its mean "
             "already.": right / 3,
             "The gradient has the wrong sign.": -right,

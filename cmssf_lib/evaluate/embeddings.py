@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -80,9 +80,15 @@ def embed_features(
 
 
 def embed_images(
-    method: "CMSSF", data: "ImageTextData | UInt8[Tensor, 'n 3 h w']", batch_size: int = 256
+    method: "CMSSF", data: "ImageTextData | Tensor", batch_size: int = 256
 ) -> Float[Tensor, "n dim"]:
-    """Return the place in the shared space of each picture of a data set, or of pictures alone."""
+    """Return the place in the shared space of each picture of a data set, or of pictures alone.
+
+    Args:
+        method: Encodes the pictures.
+        data: A data set, or pictures ``(n, 3, h, w)``, uint8.
+        batch_size: Pictures encoded at a time.
+    """
     if isinstance(data, Tensor):
         return _in_batches(method, method.encode_image, data, batch_size)
     if (cached := _cached(method, data)) is not None:

@@ -1,7 +1,7 @@
 """A search index over a folder of the reader's own pictures.
 
 `index_folder` encodes the pictures once; the `Index` finds those nearest to a sentence, and is
-kept in a file. `nearest` is the search alone, on any vectors.
+kept in a file. `nearest` is the search alone, on any vectors. So a folder is searched::
 
     model = CMSSF.from_pretrained("my-model")
     index = index_folder(model, "~/Pictures")
