@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cmssf_lib.captions import DIGIT_WORDS
+from cmssf_lib.captions import DIGIT_WORDS, class_caption
 from cmssf_lib.data import (
     CIFAR10_CLUES,
     DIGIT_CLUES,
@@ -103,8 +103,7 @@ def test_a_class_caption_says_the_class_and_no_more():
     told = with_class_captions(data)
     assert len(told.unique_captions) == 10
     for label, caption in zip(data.labels.tolist(), told.captions, strict=True):
-        article = "an" if data.class_names[label] == "eight" else "a"
-        assert caption == f"a photo of {article} {data.class_names[label]}"
+        assert caption == class_caption(data.class_names[label])
     assert told.name == "digit scenes, colour, with class captions"
     assert torch.equal(told.images, data.images)
     assert torch.equal(told.labels, data.labels)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
+
+from cmssf_lib.data import ImageTextData
 
 if TYPE_CHECKING:
     from cmssf_lib.cmssf import CMSSF
-    from cmssf_lib.data import ImageTextData
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ class Embeddings:
         return self.text[self.caption_index]
 
 
-def embed(method: "CMSSF", data: "ImageTextData", batch_size: int = 256) -> Embeddings:
+def embed(method: "CMSSF", data: ImageTextData, batch_size: int = 256) -> Embeddings:
     """Embed all pictures and all different captions of a data set.
 
     Pictures are shown as they are, without random views, in evaluation mode and without
@@ -67,7 +68,7 @@ def embed(method: "CMSSF", data: "ImageTextData", batch_size: int = 256) -> Embe
 
 
 def embed_features(
-    method: nn.Module, data: "ImageTextData", batch_size: int = 256
+    method: nn.Module, data: ImageTextData, batch_size: int = 256
 ) -> Float[Tensor, "n width"]:
     """Return what a method's `features` makes of each picture, without any head.
 
@@ -80,7 +81,7 @@ def embed_features(
 
 
 def embed_images(
-    method: "CMSSF", data: "ImageTextData | Tensor", batch_size: int = 256
+    method: "CMSSF", data: ImageTextData | UInt8[Tensor, "n 3 h w"], batch_size: int = 256
 ) -> Float[Tensor, "n dim"]:
     """Return the place in the shared space of each picture of a data set, or of pictures alone.
 
@@ -103,7 +104,7 @@ def embed_texts(
     return _in_batches(method, method.encode_text, captions, batch_size)
 
 
-def _cached(method: nn.Module, data: "ImageTextData") -> Float[Tensor, "n width"] | None:
+def _cached(method: nn.Module, data: ImageTextData) -> Float[Tensor, "n width"] | None:
     """Return the features that come with the data, if the method's image encoder is frozen."""
     frozen = getattr(getattr(method, "config", None), "freeze_image", False)
     return data.features[:, 0] if frozen and data.features is not None else None
