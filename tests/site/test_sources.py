@@ -17,8 +17,9 @@ def book(repository: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def prose(book: Path) -> dict[str, str]:
-    """The pages written in Markdown, by name."""
-    return {p.relative_to(book).as_posix(): p.read_text("utf-8") for p in book.rglob("*.md")}
+    """The pages written in Markdown, by name; drafts are none yet."""
+    pages = {p.relative_to(book).as_posix(): p for p in book.rglob("*.md")}
+    return {name: p.read_text("utf-8") for name, p in pages.items() if p.parts[-2] != "drafts"}
 
 
 @pytest.fixture(scope="module")
