@@ -1,10 +1,12 @@
-"""Make the recorded runs of chapters 4 to 7 that are not there yet.
+"""Make the recorded runs of chapters 4 to 8 that are not there yet.
 
     python .ci/record_runs.py quick/simclr quick/moco   those whose name begins so; else all
     python .ci/record_runs.py --list                    what there is to make, as commands
 
 Quick runs have three seeds. Those of the standard preset are a beginning: one epoch on CIFAR-10,
 and fresh weights beside it; they take one seed and an hour of two cores.
+
+Some runs begin with the weights of others: make `quick/dino-` before `quick/cmssf-`.
 
 Run it in a clean clone, so that each record names the commit that made it, and copy the folders of
 `book/runs` back. `--jobs 2` makes two at a time, of one thread each: on two cores that is faster
@@ -70,6 +72,44 @@ CLIP = {
     "supervised-colour": ("supervised", LIKE_CMSSF),
     "supcon-colour": ("supervised", f"{LIKE_CMSSF} supervised.loss=supcon"),
 }
+#: CMSSF's encoder, trained by DINO before it hears a caption: on the scenes that will have
+#: captions, and on plain ones (chapter 8). Others begin with their weights, so these are kept.
+BEFORE = {
+    "dino-colour": (
+        "dino",
+        "data.flavour=colour data.train=6500 vision.depth=2 train.epochs=10 train.batch_size=64",
+    ),
+    "dino-plain": ("dino", "vision.depth=2 train.epochs=30"),
+}
+FROM_COLOUR = "vision.weights=quick/dino-colour-s{seed}"
+FROM_PLAIN = "vision.weights=quick/dino-plain-s{seed}"
+FEW = "data.train=1500 train.epochs=100"
+# The views of a second task: CMSSF's preset has none of its own.
+FAR = "area=0.56,1.7 ratio=0.77,1.3 turn=0.35 shear=0.25 shift=0.2"
+NEAR = "area=0.8,1.25 ratio=0.87,1.15 turn=0.2 shear=0.15 shift=0.1"
+SIMCLR = " ".join(f"simclr.views.{change}" for change in FAR.split()) + f" {DESTROYED}"
+DINO = (
+    "dino.head_norm=True dino.teacher_temperature=0.07 dino.momentum=0.9 dino.local_crops=0 "
+    + " ".join(f"dino.views.{change}" for change in NEAR.split())
+)
+#: The quick preset of CMSSF with one part changed (chapter 8).
+PARTS = {
+    "cmssf-linear-heads": ("cmssf", "cmssf.depth=0"),
+    "cmssf-two-layers": ("cmssf", "cmssf.depth=2"),
+    "cmssf-hidden-32": ("cmssf", "cmssf.hidden=32"),
+    "cmssf-dim-2": ("cmssf", "cmssf.dim=2"),
+    "cmssf-dim-8": ("cmssf", "cmssf.dim=8"),
+    "cmssf-frozen-random": ("cmssf", "cmssf.freeze_image=True"),
+    "cmssf-frozen-dino": ("cmssf", f"cmssf.freeze_image=True {FROM_COLOUR}"),
+    "cmssf-frozen-dino-plain": ("cmssf", f"cmssf.freeze_image=True {FROM_PLAIN}"),
+    "cmssf-from-dino": ("cmssf", FROM_COLOUR),
+    "cmssf-from-dino-plain": ("cmssf", FROM_PLAIN),
+    "cmssf-few": ("cmssf", FEW),
+    "cmssf-few-from-dino": ("cmssf", f"{FEW} {FROM_COLOUR}"),
+    "cmssf-few-from-dino-plain": ("cmssf", f"{FEW} {FROM_PLAIN}"),
+    "cmssf-simclr": ("cmssf", f"cmssf.image_loss=simclr cmssf.image_weight=0.5 {SIMCLR}"),
+    "cmssf-dino": ("cmssf", f"cmssf.image_loss=dino cmssf.image_weight=0.5 {DINO}"),
+}
 #: One setting changed in a short training.
 CHANGED = {
     "simclr": {
@@ -114,17 +154,18 @@ STANDARD = {"untrained": "--epochs 0", "first-epoch": "--epochs 1"}
 
 def commands() -> Iterator[tuple[str, list[str]]]:
     """The name of each run in `book/runs`, and the arguments of `cmssf` that make it."""
-    runs = LONG | CLIP
+    runs = BEFORE | LONG | CLIP | PARTS  # those that others begin with come first
     for method, changes in CHANGED.items():
         for name, settings in {"short": "", **changes}.items():
             runs[f"{method}-{name}"] = (method, f"{SHORT[method]} {settings}")
     for seed in SEEDS:
         for name, (method, settings) in runs.items():
             run = f"quick/{name}-s{seed}"
-            sets = [word for setting in settings.split() for word in ("--set", setting)]
+            own = settings.replace("{seed}", str(seed)).split()
+            sets = [word for setting in own for word in ("--set", setting)]
             yield run, [
                 "train", method, "--preset", "quick", *sets, "--seed", str(seed),
-                "--run", f"book/runs/{run}", "--light",
+                "--run", f"book/runs/{run}", *([] if name in BEFORE else ["--light"]),
             ]  # fmt: skip
     for method in (*SHORT, "supervised"):
         for name, settings in STANDARD.items():
