@@ -18,6 +18,7 @@ from cmssf_lib.plots.reconstruction import (
     masked_pictures,
     reconstructions,
 )
+from cmssf_lib.plots.results import accuracy_over, claimed_and_measured, confusion_matrix
 from cmssf_lib.plots.space import tsne
 from cmssf_lib.plots.style import COLOURS, Picture, panels
 from cmssf_lib.plots.tones import tone_panels
@@ -27,12 +28,15 @@ __all__ = [
     "COLOURS",
     "LiveLoss",
     "Picture",
+    "accuracy_over",
     "accuracy_points",
     "attention_maps",
     "attention_pixels",
     "caption_grid",
+    "claimed_and_measured",
     "cls_attention_grid",
     "co_attention_diagram",
+    "confusion_matrix",
     "image_grid",
     "loss_curves",
     "losses_by_batch",
