@@ -20,6 +20,7 @@ from cmssf_lib.encoders import (
     cls_attention,
     load_weights,
 )
+from cmssf_lib.encoders.stem import convolve_small
 from cmssf_lib.presets import TextConfig, VisionConfig
 
 SMALL = VisionConfig(kind="plain", image_size=16, patch_size=4, width=32, depth=2, heads=2)
@@ -258,6 +259,27 @@ def test_kept_tokens_are_gathered_before_the_blocks():
     for i in range(4):
         alone = torch.cat([vit.cls_token[0] + vit.pos_embed[0, :1], tokens[i, keep[i]]])
         close(model.tokens(images, keep=keep)[i], vit.norm(vit.blocks(alone[None]))[0])
+
+
+@pytest.mark.parametrize(
+    ("side", "kernel", "stride", "bias"),
+    [(4, 3, 1, False), (4, 3, 2, False), (2, 3, 2, True), (1, 1, 1, True), (6, 5, 2, True)],
+)
+def test_a_small_convolution_is_one_matrix(side, kernel, stride, bias):
+    layer = torch.nn.Conv2d(3, 5, kernel, stride, padding=kernel // 2, bias=bias).double()
+    pictures = torch.rand(7, 3, side, side, dtype=torch.double, requires_grad=True)
+    weights = (pictures, *layer.parameters())
+    found, expected = convolve_small(layer, pictures), layer(pictures)
+    assert found.shape == expected.shape
+    close(found, expected)
+    pull = torch.rand_like(expected)
+    pairs = zip(
+        torch.autograd.grad((found * pull).sum(), weights),
+        torch.autograd.grad((expected * pull).sum(), weights),
+        strict=True,
+    )
+    for ours, theirs in pairs:
+        close(ours, theirs)
 
 
 def test_a_stem_that_takes_patches_apart_sees_each_alone():

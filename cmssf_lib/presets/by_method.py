@@ -95,7 +95,7 @@ _QUICK_TRAIN = {
     "moco": TrainConfig(epochs=25, batch_size=64, lr=3e-3, weight_decay=0.3),
     "byol": TrainConfig(epochs=16, batch_size=64, lr=3e-3, weight_decay=0.3),
     "dino": TrainConfig(epochs=13, batch_size=32, lr=2e-3, weight_decay=0.5),
-    "mae": TrainConfig(epochs=25, batch_size=64, lr=3e-3),
+    "mae": TrainConfig(epochs=22, batch_size=64, lr=3e-3),
     "supervised": TrainConfig(epochs=18, batch_size=128, lr=3e-3, weight_decay=0.3),
 }
 _STANDARD_WITHOUT_LABELS = replace(
