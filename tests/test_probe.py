@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from cmssf_lib.cmssf import CMSSF
@@ -264,6 +265,19 @@ def test_many_noisy_features_ask_for_a_strong_penalty_and_get_it():
     assert accuracy(chosen.predictions, truth) == pytest.approx(scores[chosen.penalty], abs=0.01)
     assert scores[chosen.penalty] >= max(scores.values()) - 0.03
     assert scores[0.1] < max(scores.values()) - 0.05  # a bad choice was possible
+
+
+def test_more_features_than_examples_are_answered_as_without_the_shortcut():
+    """In the span of the examples the problem is the same, and every answer too."""
+    random = torch.Generator().manual_seed(0)
+    x, queries = (torch.randn(n, 200, generator=random) for n in (40, 300))
+    y = torch.arange(40) % 4
+    x[:, 0], queries[:, 1] = x[:, 0] + y, 0
+    mean, std = x.double().mean(dim=0), x.double().std(dim=0, correction=0)
+    wide, asked = ((f.double() - mean) / std for f in (x, queries))
+    whole = LogisticRegression(C=1 / 3, tol=1e-8, max_iter=10_000).fit(wide.numpy(), y.numpy())
+    found = linear_probe(x, y, queries, penalties=(3.0,)).predictions
+    assert (found.numpy() == whole.predict(asked.numpy())).mean() >= 0.997
 
 
 def test_with_one_penalty_nothing_is_held_out():

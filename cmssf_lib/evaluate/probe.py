@@ -87,6 +87,11 @@ def linear_probe(
     # What varies by no more than rounding errors is constant, and stays so.
     std = torch.where(std > 1e-6 * mean.abs(), std, 1.0)
     x, q = (((f.double() - mean) / std).cpu().numpy() for f in (features, queries))
+    if x.shape[1] > len(x):
+        # Weights that no example reaches stay 0, since they only cost. In the directions that the
+        # examples span, it is the same problem, and a much smaller one where pixels are features.
+        span = np.linalg.svd(x, full_matrices=False)[2]  # (m, width), orthonormal rows
+        x, q = x @ span.T, q @ span.T
     y = labels.cpu().numpy()
     weakest_last = sorted(penalties, reverse=True)
     best, score = weakest_last[0], float("nan")
