@@ -74,8 +74,10 @@ class ConvStem(nn.Module):
         patches = patches if keep is None else choose(patches, keep)
         pictures = pixels_last(patches.reshape(-1, 3, side, side))
         for layer in self.layers:
-            small = isinstance(layer, nn.Conv2d)
-            pictures = convolve_small(layer, pictures) if small else layer(pictures)
+            if isinstance(layer, nn.Conv2d):
+                pictures = convolve_small(layer, pictures)
+            else:
+                pictures = layer(pictures)
         return pictures.reshape(b, patches.shape[1], -1)
 
 
