@@ -87,8 +87,8 @@ FEW = "data.train=1500 train.epochs=100"
 # The views of a second task: CMSSF's preset has none of its own.
 FAR = "area=0.56,1.7 ratio=0.77,1.3 turn=0.35 shear=0.25 shift=0.2"
 NEAR = "area=0.8,1.25 ratio=0.87,1.15 turn=0.2 shear=0.15 shift=0.1"
-SIMCLR = " ".join(f"simclr.views.{change}" for change in FAR.split()) + f" {DESTROYED}"
-DINO = (
+BESIDE_SIMCLR = " ".join(f"simclr.views.{change}" for change in FAR.split()) + f" {DESTROYED}"
+BESIDE_DINO = (
     "dino.head_norm=True dino.teacher_temperature=0.07 dino.momentum=0.9 dino.local_crops=0 "
     + " ".join(f"dino.views.{change}" for change in NEAR.split())
 )
@@ -107,8 +107,8 @@ PARTS = {
     "cmssf-few": ("cmssf", FEW),
     "cmssf-few-from-dino": ("cmssf", f"{FEW} {FROM_COLOUR}"),
     "cmssf-few-from-dino-plain": ("cmssf", f"{FEW} {FROM_PLAIN}"),
-    "cmssf-simclr": ("cmssf", f"cmssf.image_loss=simclr cmssf.image_weight=0.5 {SIMCLR}"),
-    "cmssf-dino": ("cmssf", f"cmssf.image_loss=dino cmssf.image_weight=0.5 {DINO}"),
+    "cmssf-simclr": ("cmssf", f"cmssf.image_loss=simclr cmssf.image_weight=0.5 {BESIDE_SIMCLR}"),
+    "cmssf-dino": ("cmssf", f"cmssf.image_loss=dino cmssf.image_weight=0.5 {BESIDE_DINO}"),
 }
 #: One setting changed in a short training.
 CHANGED = {

@@ -20,7 +20,7 @@ from cmssf_lib.encoders import (
     cls_attention,
     load_weights,
 )
-from cmssf_lib.encoders.stem import convolve_small
+from cmssf_lib.encoders.stem import _places, convolve_small
 from cmssf_lib.presets import TextConfig, VisionConfig
 
 SMALL = VisionConfig(kind="plain", image_size=16, patch_size=4, width=32, depth=2, heads=2)
@@ -280,6 +280,17 @@ def test_a_small_convolution_is_one_matrix(side, kernel, stride, bias):
     )
     for ours, theirs in pairs:
         close(ours, theirs)
+
+
+def test_what_was_first_seen_without_gradients_can_be_trained():
+    """Whatever is kept from the first call must serve all later ones."""
+    stem = ConvStem(img_size=12, patch_size=4, in_chans=3, embed_dim=8)
+    stem.apart = True
+    _places.cache_clear()
+    with torch.inference_mode():
+        stem(torch.rand(2, 3, 12, 12))
+    stem(torch.rand(2, 3, 12, 12)).sum().backward()
+    assert stem.layers[0].weight.grad is not None
 
 
 def test_a_stem_that_takes_patches_apart_sees_each_alone():

@@ -87,7 +87,11 @@ def convolve_small(
     """Return what the layer returns, by one matrix for the whole picture.
 
     A convolution of a few pixels is a matrix with few zeros in it. As a matrix product it takes
-    half of the time; on large pictures it would take many times as long.
+    half of the time.
+
+    Args:
+        layer: Of a square kernel, padded with half of it, as the stem's are.
+        pictures: A few pixels each, such as the 4×4 of a patch.
     """
     n, c, side, _ = pictures.shape
     (kernel, _), (stride, _) = layer.kernel_size, layer.stride
@@ -102,7 +106,8 @@ def convolve_small(
 def _places(side: int, kernel: int, stride: int) -> Float[Tensor, "weights from to"]:
     """Say with ones which of a kernel's weights joins which pixels, before and after."""
     smaller = side // stride
-    found = torch.zeros(kernel, kernel, side, side, smaller, smaller)
+    with torch.inference_mode(False):  # it is kept, and may be needed in training later
+        found = torch.zeros(kernel, kernel, side, side, smaller, smaller)
     for dy, dx in product(range(kernel), repeat=2):
         for row, column in product(range(smaller), repeat=2):
             y, x = stride * row + dy - kernel // 2, stride * column + dx - kernel // 2

@@ -9,11 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 from torch import Tensor
 
-from cmssf_lib.plots.fusion import LINES, STYLES
+from cmssf_lib.plots.fusion import LINES, STYLES, Curve
 from cmssf_lib.plots.style import INK, MARKERS, PALE, frame, note, panels, styled
-
-#: One method: places on the horizontal axis, and for each seed a row of accuracies.
-Curve = tuple[Sequence[float], Sequence[Sequence[float]]]
 
 
 @styled
