@@ -560,3 +560,24 @@ def test_freed_memory_is_kept_for_the_next_step():
     if fresh < 1000:
         pytest.skip("this C library keeps freed memory by itself, or uses huge pages")
     assert kept < fresh / 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there does a child begin at its parent's")
+def test_the_peak_of_memory_is_this_process_own():
+    # A system's own count of the peak survives the start of another program.
+    large = torch.ones(250_000_000)  # 1 GB
+    program = """
+        from importlib.util import find_spec, module_from_spec, spec_from_file_location
+
+        place = find_spec("cmssf_lib").submodule_search_locations[0] + "/train/memory.py"
+        memory = module_from_spec(spec := spec_from_file_location("memory", place))
+        spec.loader.exec_module(memory)  # alone: importing torch would take half of it
+        before = memory.peak_memory_gb()
+        held = b"x" * 200_000_000
+        print(before, memory.peak_memory_gb() - before)
+    """
+    child = [sys.executable, "-c", textwrap.dedent(program)]
+    found = subprocess.run(child, capture_output=True, text=True, check=True).stdout.split()
+    before, more = map(float, found)
+    assert before < 0.2 < large.nbytes / 1e9
+    assert more == pytest.approx(0.2, abs=0.05)

@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from pathlib import Path
 
 import psutil
 
@@ -34,7 +35,9 @@ def peak_memory_gb() -> float:
     """Return the most memory this process has held, in gigabytes (10⁹ bytes)."""
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 1e9
+    if sys.platform == "linux":  # getrusage would start at what the parent process held
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmHWM:")[1].split()[0]) / 1e9
     import resource  # not there on Windows
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9

@@ -12,7 +12,7 @@ from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import Batch, batches
 from cmssf_lib.presets import preset
 from cmssf_lib.runs import build, run_config
-from cmssf_lib.train import make_optimizer
+from cmssf_lib.train import keep_freed_memory, make_optimizer
 
 LARGEST = 0.02
 
@@ -40,6 +40,7 @@ def every(settings: tuple[str, int | None], turn: Turn) -> None:
 
 def _measured(settings: tuple[str, int | None], turn: Turn, change) -> None:
     """Each round: (seconds of a step, seconds of its text tower there and back, the loss)."""
+    keep_freed_memory()  # as `fit` does
     name, batch_size = settings
     chosen = preset(name, "cmssf")
     size = batch_size or chosen.train.batch_size
