@@ -315,17 +315,53 @@ def test_every_method_is_trained_and_measured(method, tmp_path, capsys):
     command = ["train", method, "--preset=quick", f"--run={folder}", *TINY_FEATURES]
     assert cli.main(command) == 0
     run = Run.load(folder)
-    judged = {"fine_tune"} if method == "mae" else set()
-    assert set(run.config) - {"method", "preset", "data_fingerprint"} == judged | {
-        "data", "vision", "train", method,
+    assert set(run.config) - {"method", "preset", "data_fingerprint"} == {
+        "data", "vision", "judge", "fine_tune", "train", method,
     }  # fmt: skip
     assert {"loss", "validation_knn"} <= run.history[-1].keys()
     assert {"knn", "linear_10_per_class"} <= run.results.keys()
     for start in ("", "untrained_"):
         assert (f"{start}fine_tuned_10_per_class" in run.results) is (method == "mae")
-    assert run.outputs["features"].shape == (120, 16)
+    accuracies = {
+        name
+        for name in run.results
+        if name.endswith(("knn", "10_per_class")) and "labels" not in name
+    }
+    assert set(run.outputs) - {"labels"} == accuracies
+    for name in accuracies:
+        right = run.outputs[name] == run.outputs["labels"]
+        assert right.mean() == pytest.approx(run.results[name]), name
     capsys.readouterr()
     assert cli.main(["evaluate", str(folder)]) == 0
     for line in capsys.readouterr().out.splitlines()[1:-1]:
         name, now, recorded = line.split()
         assert float(now) == pytest.approx(float(recorded), abs=2e-3), name
+
+
+def test_features_are_judged_with_the_labels_that_are_asked_for(tmp_path, capsys):
+    folder = tmp_path / "runs" / "judged"
+    asked = ("per_class=0", "fractions=0.25,1", "draws=2", "fine_tune=True", "pixels=True")
+    settings = [
+        *(f"--set=judge.{setting}" for setting in asked),
+        "--set=fine_tune.batch_size=20",
+        "--set=vision.image_size=16",
+        "--set=vision.width=16",
+        "--set=vision.depth=1",
+        "--set=train.epochs=1",
+    ]
+    command = ["train", "cmssf", "--preset=quick", f"--run={folder}"]
+    assert cli.main([*command, *TINY_FEATURES, *settings]) == 0
+    run = Run.load(folder)
+    judged = [
+        f"{way}_{part}"
+        for way in ("knn", "linear", "fine_tuned", "pixels_knn", "pixels_linear")
+        for part in ("25pct", "100pct")
+    ]
+    for name in (*judged, "knn", "pixels_knn"):
+        right = run.outputs[name] == run.outputs["labels"]
+        assert right.mean() == pytest.approx(run.results[name]), name
+    assert run.outputs["linear_25pct"].shape == (2, 120)
+    assert run.results["labels_25pct"] == pytest.approx(40, abs=5)  # rounded in each class
+    assert run.results["zero_shot"] == (run.outputs["predictions"] == run.outputs["labels"]).mean()
+    assert not any("per_class" in name for name in run.results)
+    assert run.environment["mflop_per_picture"] > 0

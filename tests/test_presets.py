@@ -8,8 +8,11 @@ import sys
 import pytest
 import torch
 
+from cmssf_lib.data import ImageTextData, batches
 from cmssf_lib.presets import PRESETS, DataConfig, ViewsConfig, preset, start
+from cmssf_lib.runs import build, run_config
 from cmssf_lib.runs.setup import preset_of
+from cmssf_lib.train import flops_per_picture
 
 SECTIONS = ("data", "vision", "text", "cmssf", "train")
 
@@ -139,3 +142,18 @@ def test_every_preset_holds_out_what_its_choices_are_made_on(name):
 def test_reading_a_preset_does_not_load_pytorch():
     code = "import sys, cmssf_lib.presets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_standard_trainings_cost_the_same():
+    """One budget for all: the operations of a step, times the pictures that are shown."""
+    picture = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(64) % 10
+    captions = tuple(f"a photo of a {label}" for label in labels.tolist())
+    data = ImageTextData(picture, labels, captions, tuple(map(str, range(10))), "random")
+    cost = {}
+    for method in ("cmssf", "simclr", "moco", "byol", "dino", "mae", "supervised"):
+        chosen = preset("standard", method)
+        built = build(run_config(chosen, method, data), data)
+        cost[method] = chosen.train.epochs * flops_per_picture(built, next(batches(data, 32)))
+    middle = (min(cost.values()) + max(cost.values())) / 2
+    assert max(abs(c / middle - 1) for c in cost.values()) < 0.025, cost

@@ -332,7 +332,15 @@ def test_linear_probe_refuses(as_shipped):
 
 def test_probe_report_measures_what_its_parts_do():
     method, (train, test) = encoder(), splits()
-    result = probe_report(method, Splits(train, test), per_class=5, fractions=(0.1, 1.0), draws=2)
+    answers = {}
+    result = probe_report(
+        method,
+        Splits(train, test),
+        per_class=5,
+        fractions=(0.1, 1.0),
+        draws=2,
+        predictions=answers,
+    )
     bank, queries = embed_features(method, train), embed_features(method, test)
     for name, fraction, seeds in (("10pct", 0.1, (0, 1)), ("100pct", 1.0, (0,))):
         scores = []
@@ -351,6 +359,11 @@ def test_probe_report_measures_what_its_parts_do():
     parts = ("5_per_class", "10pct", "100pct")
     ends = ("linear_{}", "linear_{}_std", "linear_{}_draws", "knn_{}", "labels_{}")
     assert set(result) == {"knn", "knn_k", *(end.format(p) for p in parts for end in ends)}
+    accuracies = [f"{of}_{part}" for of in ("linear", "knn") for part in parts]
+    assert set(answers) == {"knn", *accuracies}
+    for name, predicted in answers.items():
+        assert (predicted == test.labels).float().mean() == pytest.approx(result[name]), name
+    assert answers["linear_10pct"].shape == (2, 30)
 
 
 def test_baselines_are_measured_by_the_same_function():
@@ -450,13 +463,18 @@ def test_cmssf_can_be_fine_tuned():
 
 def test_fine_tune_report_measures_what_its_parts_do():
     data, budget = splits(), {"steps": 6, "batch_size": 12, "lr": 1e-2}
-    result = fine_tune_report(encoder(), data, per_class=5, fractions=(1.0,), draws=2, **budget)
+    answers = {}
+    result = fine_tune_report(
+        encoder(), data, per_class=5, fractions=(1.0,), draws=2, predictions=answers, **budget
+    )
     scores = []
     for seed in (0, 1):
         labelled = data.train.subset(few_labels(data.train.labels, 3, per_class=5, seed=seed))
         tuned = fine_tune(encoder(), labelled, seed=seed, **budget)
         scores.append(accuracy(tuned.predict(data.test), data.test.labels))
     assert result["fine_tuned_5_per_class"] == pytest.approx(sum(scores) / 2)
+    right = answers["fine_tuned_5_per_class"] == data.test.labels  # (2, 30)
+    assert right.float().mean(dim=1).tolist() == pytest.approx(scores)
     assert result["fine_tuned_5_per_class_draws"] == 2
     assert result["fine_tuned_5_per_class_steps"] == 6  # one batch a pass
     assert result["fine_tuned_100pct_draws"] == 1

@@ -16,12 +16,12 @@ from torch import nn
 
 from cmssf_lib import train
 from cmssf_lib.captions import class_caption
-from cmssf_lib.data import ImageTextData, digit_scenes
+from cmssf_lib.data import ImageTextData, batches, digit_scenes
 from cmssf_lib.methods import CollapseWarning
-from cmssf_lib.presets import PAPER, QUICK, TrainConfig
+from cmssf_lib.presets import PAPER, QUICK, TrainConfig, preset
 from cmssf_lib.runs import Run, build, run_config
 from cmssf_lib.train import checkpoint as checkpoint_file
-from cmssf_lib.train import fit, learning_rate, loop, make_optimizer
+from cmssf_lib.train import fit, flops_per_picture, learning_rate, loop, make_optimizer
 
 TINY = replace(
     QUICK,
@@ -581,3 +581,43 @@ def test_the_peak_of_memory_is_this_process_own():
     before, more = map(float, found)
     assert before < 0.2 < large.nbytes / 1e9
     assert more == pytest.approx(0.2, abs=0.05)
+
+
+# --- arithmetic -------------------------------------------------------------------------------
+
+
+class OneMatrix(nn.Module):
+    """Ten numbers of a picture times a matrix, and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.matrix = nn.Parameter(torch.ones(10, 4))
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, batch):
+        answers = self.norm(batch.images.float().flatten(1)[:, :10] @ self.matrix)
+        return {"loss": nn.functional.dropout(answers).sum()}
+
+
+def test_operations_are_counted_there_and_back(data):
+    method, batch = OneMatrix(), next(batches(data, 32))
+    method.matrix.grad = torch.ones(10, 4)
+    state = {name: value.clone() for name, value in method.state_dict().items()}
+    random = torch.get_rng_state()
+    # There: 10 x 4 products and as many sums. Back: as much again, for the matrix alone.
+    assert flops_per_picture(method, batch) == 2 * 10 * 4 * 2
+    assert all(value.equal(state[name]) for name, value in method.state_dict().items())
+    assert method.matrix.grad.equal(torch.ones(10, 4))
+    assert torch.get_rng_state().equal(random)
+
+
+def test_two_views_cost_twice_one_picture(data):
+    simclr, supervised = (
+        flops_per_picture(
+            build(run_config(replace(preset("quick", name), vision=TINY.vision), name, data), data),
+            next(batches(data, 32)),
+        )
+        for name in ("simclr", "supervised")
+    )
+    assert simclr == pytest.approx(2 * supervised, rel=0.05)  # and its head
+    assert simclr > 2 * supervised

@@ -10,7 +10,7 @@ import torch
 from cmssf_lib.cli.measure import measures
 from cmssf_lib.cli.settings import change
 from cmssf_lib.cmssf import CMSSF
-from cmssf_lib.data import Splits, load
+from cmssf_lib.data import Splits, batches, load
 from cmssf_lib.presets import Preset, preset
 from cmssf_lib.processes import rank
 from cmssf_lib.runs import (
@@ -22,7 +22,13 @@ from cmssf_lib.runs import (
     records,
     run_config,
 )
-from cmssf_lib.train import OVERHEAD, cache_features, fit, peak_memory_gb
+from cmssf_lib.train import (
+    OVERHEAD,
+    cache_features,
+    fit,
+    flops_per_picture,
+    peak_memory_gb,
+)
 
 #: What decides the kind of a method, and stays when a run is made again with another preset.
 KEPT = {
@@ -64,11 +70,11 @@ def evaluate_command(options: argparse.Namespace) -> None:
     method = run.method(splits.train)
     method.to("cuda" if torch.cuda.is_available() else "cpu")
     measure = measures(run.config["method"])
-    results = measure.report(method, splits, preset_of(run.config))
+    results, outputs = measure.judge(method, splits, preset_of(run.config))
     print_results(results, beside=run.results)
     print(f"peak memory: {peak_memory_gb():.2f} GB")
     if not run.results:  # trained, but stopped before the evaluation
-        run.results, run.outputs = results, measure.outputs(method, splits)
+        run.results, run.outputs = results, outputs
         run.save()
 
 
@@ -155,10 +161,14 @@ def train_run(chosen: Preset, method_name: str, folder: str | Path, data: str | 
         run.save()
     if rank() > 0:
         return run
+    if chosen.train.epochs:
+        on_device = training.to(next(method.parameters()).device)
+        batch = next(batches(on_device, chosen.train.batch_size))
+        flops = flops_per_picture(method, batch)
+        run.environment["mflop_per_picture"] = round(flops / 1e6, 3)
     measure.finish(method, validation)
     run.save_weights(method)  # with what was fitted
-    run.results = measure.report(method, splits, chosen)
-    run.outputs = measure.outputs(method, splits)
+    run.results, run.outputs = measure.judge(method, splits, chosen)
     run.environment["peak_memory_gb"] = round(peak_memory_gb(), 2)  # evaluation included
     run.save()
     print_results(run.results)

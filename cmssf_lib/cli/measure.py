@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import ImageTextData, Splits
@@ -20,6 +21,7 @@ from cmssf_lib.evaluate import (
     fusion_report,
     knn,
     monitor,
+    pixel_features,
     probe_report,
     report,
     zero_shot,
@@ -27,6 +29,9 @@ from cmssf_lib.evaluate import (
 from cmssf_lib.fusion import FusionClassifier
 from cmssf_lib.presets import Preset
 from cmssf_lib.runs import build, run_config
+
+Results = dict[str, float]
+Outputs = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -37,16 +42,15 @@ class Measures:
         monitor: Called with method, validation set, training set and preset after every epoch.
         finish: Called with method and validation set when the training is over, for what is
             fitted on held-out pictures.
-        report: Called with method, splits and preset, once, at the end: the results.
-        outputs: Called with method and splits: the arrays behind the results.
+        judge: Called with method, splits and preset, once, at the end: the results, and the
+            arrays behind them.
         headline: The result that a list of runs shows.
         watched: The column of the history that the line of an epoch shows.
     """
 
     monitor: Callable[[nn.Module, ImageTextData, ImageTextData, Preset], Mapping[str, float]]
     finish: Callable[[nn.Module, ImageTextData], None]
-    report: Callable[[nn.Module, Splits, Preset], dict[str, float]]
-    outputs: Callable[[nn.Module, Splits], dict[str, np.ndarray]]
+    judge: Callable[[nn.Module, Splits, Preset], tuple[Results, Outputs]]
     headline: str
     watched: str
 
@@ -64,17 +68,20 @@ def _monitor_cmssf(
     return monitor(method, validation, preset.train.batch_size, prompts=prompts)
 
 
-def _report_cmssf(method: nn.Module, splits: Splits, preset: Preset) -> dict[str, float]:
-    assert isinstance(method, CMSSF)
-    return report(method, splits)
+def _judge_cmssf(method: nn.Module, splits: Splits, preset: Preset) -> tuple[Results, Outputs]:
+    """Measure what captions taught, with embeddings of the test set and the answers behind it.
 
-
-def _outputs_cmssf(method: nn.Module, splits: Splits) -> dict[str, np.ndarray]:
-    """Return embeddings of the test set and predictions."""
+    Where the preset names parts of the training set, the features are judged like any method's.
+    """
     assert isinstance(method, CMSSF)
+    results: Results = report(method, splits)
+    probed: Outputs = {}
+    if preset.judge.fractions:
+        more, probed = _judge_features(method, splits, preset)
+        results |= more
     e = embed(method, splits.test)
     prompts, classes = embed_prompts(method, class_captions(splits.train))
-    return {
+    return results, probed | {
         "image": e.image.half().numpy(),
         "text": e.text.half().numpy(),
         "caption_index": e.caption_index.numpy().astype(np.int32),
@@ -88,8 +95,7 @@ def _outputs_cmssf(method: nn.Module, splits: Splits) -> dict[str, np.ndarray]:
 _CMSSF = Measures(
     monitor=_monitor_cmssf,
     finish=lambda method, validation: None,
-    report=_report_cmssf,
-    outputs=_outputs_cmssf,
+    judge=_judge_cmssf,
     headline="zero_shot",
     watched="validation_zero_shot",
 )
@@ -109,21 +115,15 @@ def _finish_fusion(method: nn.Module, validation: ImageTextData) -> None:
         method.fit_rule(validation)
 
 
-def _report_fusion(method: nn.Module, splits: Splits, preset: Preset) -> dict[str, float]:
+def _judge_fusion(method: nn.Module, splits: Splits, preset: Preset) -> tuple[Results, Outputs]:
     assert isinstance(method, FusionClassifier)
-    return fusion_report(method, splits.test)
-
-
-def _outputs_fusion(method: nn.Module, splits: Splits) -> dict[str, np.ndarray]:
-    assert isinstance(method, FusionClassifier)
-    return fusion_outputs(method, splits.test)
+    return fusion_report(method, splits.test), fusion_outputs(method, splits.test)
 
 
 _FUSION = Measures(
     monitor=_monitor_fusion,
     finish=_finish_fusion,
-    report=_report_fusion,
-    outputs=_outputs_fusion,
+    judge=_judge_fusion,
     headline="accuracy",
     watched="validation_accuracy",
 )
@@ -139,50 +139,63 @@ def _monitor_features(
     return {"validation_knn": accuracy(voted, validation.labels.cpu())}
 
 
-def _report_features(method: nn.Module, splits: Splits, preset: Preset) -> dict[str, float]:
-    return probe_report(method, splits, per_class=10)
+def _judge_features(
+    method: nn.Module, splits: Splits, preset: Preset, tune: bool = False
+) -> tuple[Results, Outputs]:
+    """Judge the features as they are and, if asked for, the weights as a start.
 
-
-def _outputs_features(method: nn.Module, splits: Splits) -> dict[str, np.ndarray]:
-    return {
-        "features": embed_features(method, splits.test).half().numpy(),
-        "labels": splits.test.labels.cpu().numpy().astype(np.int16),
+    The outputs are the predictions behind each accuracy, under its name.
+    """
+    judge, tuned, predictions = preset.judge, preset.fine_tune, dict[str, Tensor]()
+    few: dict[str, Any] = {
+        "per_class": judge.per_class or None,
+        "fractions": judge.fractions,
+        "draws": judge.draws,
     }
+    results = probe_report(method, splits, **few, predictions=predictions)
+    if judge.pixels:
+        on_pixels = dict[str, Tensor]()
+        found = probe_report(pixel_features, splits, **few, predictions=on_pixels)
+        results |= {f"pixels_{name}": value for name, value in found.items()}
+        predictions |= {f"pixels_{name}": value for name, value in on_pixels.items()}
+    if tune or judge.fine_tune:
+        results |= fine_tune_report(
+            method,
+            splits,
+            **few,
+            predictions=predictions,
+            steps=tuned.steps,
+            batch_size=tuned.batch_size,
+            lr=tuned.lr,
+            views=tuned.views,
+        )
+    labels = splits.test.labels.cpu().numpy().astype(np.int16)
+    arrays = {name: answers.numpy().astype(np.int16) for name, answers in predictions.items()}
+    return results, arrays | {"labels": labels}
 
 
 # All methods that learn features from pictures alone are judged alike.
 _FEATURES = Measures(
     monitor=_monitor_features,
     finish=lambda method, validation: None,
-    report=_report_features,
-    outputs=_outputs_features,
+    judge=_judge_features,
     headline="knn",
     watched="validation_knn",
 )
 
 
-def _report_mae(method: nn.Module, splits: Splits, preset: Preset) -> dict[str, float]:
-    """Judge the features as they are and the weights as a start, beside fresh weights."""
-
-    def judged(one: nn.Module) -> dict[str, float]:
-        tuned = preset.fine_tune
-        return probe_report(one, splits, per_class=10) | fine_tune_report(
-            one,
-            splits,
-            per_class=10,
-            steps=tuned.steps,
-            batch_size=tuned.batch_size,
-            lr=tuned.lr,
-            views=tuned.views,
-        )
-
-    results = judged(method)
+def _judge_mae(method: nn.Module, splits: Splits, preset: Preset) -> tuple[Results, Outputs]:
+    """Judge the weights as a start, too, beside fresh weights."""
+    results, outputs = _judge_features(method, splits, preset, tune=True)
     if preset.fine_tune.baseline:
         fresh = build(run_config(preset, "mae", splits.train), splits.train)
         fresh.to(next(method.parameters()).device)
-        results |= {f"untrained_{name}": value for name, value in judged(fresh).items()}
-    return results
+        found, answers = _judge_features(fresh, splits, preset, tune=True)
+        del answers["labels"]
+        results |= {f"untrained_{name}": value for name, value in found.items()}
+        outputs |= {f"untrained_{name}": value for name, value in answers.items()}
+    return results, outputs
 
 
 # A masked autoencoder's features are half-way to its decoder: what counts is where they lead to.
-_MAE = replace(_FEATURES, report=_report_mae, headline="fine_tuned_10_per_class")
+_MAE = replace(_FEATURES, judge=_judge_mae, headline="fine_tuned_10_per_class")

@@ -51,5 +51,5 @@ def _read(old: Any, text: str) -> Any:
     if old is None:  # a path, or a name, that is not set
         return text
     if isinstance(old, tuple):
-        return tuple(_read(old[0], part) for part in text.split(","))
+        return tuple(_read(old[0] if old else 0.0, part) for part in text.split(",") if part)
     return type(old)(text)

@@ -163,6 +163,7 @@ def fine_tune_report(
     draws: int = 3,
     weight_decay: float = 0.05,
     views: ViewsConfig | None = None,
+    predictions: dict[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Fine-tune with few labels and with many, each time from the same start, and measure.
 
@@ -182,6 +183,7 @@ def fine_tune_report(
         draws: Choices of labelled examples; each also is the seed of its training.
         weight_decay: On matrices only.
         views: How a picture is varied while training; None: not at all.
+        predictions: If given, filled with the predicted classes behind each accuracy, (draws, n).
 
     Returns:
         Flat: name → number.
@@ -199,7 +201,7 @@ def fine_tune_report(
         )
     results: dict[str, float] = {}
     for name, indices in chosen.items():
-        scores = []
+        predicted = []
         for seed, index in enumerate(indices):
             tuned = fine_tune(
                 method,
@@ -211,8 +213,11 @@ def fine_tune_report(
                 weight_decay=weight_decay,
                 views=views,
             )
-            scores.append(accuracy(tuned.predict(test), test.labels.cpu()))
+            predicted.append(tuned.predict(test))
+        scores = [accuracy(p, test.labels.cpu()) for p in predicted]
         passes = math.ceil(steps / (len(indices[0]) // batch_size))
         results |= summary(f"fine_tuned_{name}", scores)
         results[f"fine_tuned_{name}_steps"] = float(passes * (len(indices[0]) // batch_size))
+        if predictions is not None:
+            predictions[f"fine_tuned_{name}"] = torch.stack(predicted)
     return results

@@ -150,6 +150,7 @@ def probe_report(
     draws: int = 3,
     k: int | None = None,
     batch_size: int = 256,
+    predictions: dict[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Measure frozen features on the test set, with few labels and with many.
 
@@ -178,6 +179,8 @@ def probe_report(
         draws: Choices of labelled examples.
         k: Neighbours that vote. None: 200, or a tenth of a set of fewer than 2,000.
         batch_size: Pictures encoded at a time; changes nothing but memory.
+        predictions: If given, filled with the predicted classes behind each accuracy, under its
+            name: (draws, n) for n test pictures, (n,) for `knn`.
 
     Returns:
         Flat: name → number.
@@ -197,19 +200,24 @@ def probe_report(
 
     bank, queries, truth = embedded(train), embedded(test), test.labels.cpu()
 
-    def neighbours(index: Tensor) -> tuple[float, int]:
-        near = k or min(200, max(1, len(index) // 10))
-        return accuracy(knn(bank[index], labels[index], queries, classes, near), truth), near
+    def near(index: Tensor) -> int:
+        return k or min(200, max(1, len(index) // 10))
 
-    everything = neighbours(torch.arange(len(train)))
-    results = {"knn": everything[0], "knn_k": float(everything[1])}
+    def neighbours(index: Tensor) -> Tensor:
+        return knn(bank[index], labels[index], queries, classes, near(index))
+
+    everything = torch.arange(len(train))
+    predicted = {"knn": neighbours(everything)}
+    results = {"knn": accuracy(predicted["knn"], truth), "knn_k": float(near(everything))}
     for name, indices in chosen.items():
-        linear = [
-            accuracy(linear_probe(bank[i], labels[i], queries).predictions, truth) for i in indices
-        ]
-        results |= summary(f"linear_{name}", linear)
-        results[f"knn_{name}"] = statistics.fmean(neighbours(i)[0] for i in indices)
+        linear = [linear_probe(bank[i], labels[i], queries).predictions for i in indices]
+        voted = [neighbours(i) for i in indices]
+        results |= summary(f"linear_{name}", [accuracy(p, truth) for p in linear])
+        results[f"knn_{name}"] = statistics.fmean(accuracy(p, truth) for p in voted)
         results[f"labels_{name}"] = float(len(indices[0]))
+        predicted |= {f"linear_{name}": torch.stack(linear), f"knn_{name}": torch.stack(voted)}
+    if predictions is not None:
+        predictions.update(predicted)
     return results
 
 

@@ -144,6 +144,26 @@ class SupervisedConfig:
 
 
 @dataclass(frozen=True)
+class JudgeConfig:
+    """How what was learned is measured on the test set, when the training is over.
+
+    Attributes:
+        per_class: Labels a class with which classifiers are fitted; 0: none such.
+        fractions: Parts of the training set whose labels they are fitted with, such as 0.01.
+        draws: Choices of the labelled pictures, where there is a choice.
+        fine_tune: Whether the encoder is fine-tuned with those labels as well. A masked
+            autoencoder always is.
+        pixels: Whether classifiers are fitted on raw pixels as well.
+    """
+
+    per_class: int = 10
+    fractions: tuple[float, ...] = ()
+    draws: int = 3
+    fine_tune: bool = False
+    pixels: bool = False
+
+
+@dataclass(frozen=True)
 class FineTuneConfig:
     """Training on from a method's weights with few labels, to judge them as a start.
 

@@ -15,6 +15,7 @@ from cmssf_lib.presets.methods import (
     BYOLConfig,
     DINOConfig,
     FineTuneConfig,
+    JudgeConfig,
     MAEConfig,
     MoCoConfig,
     SimCLRConfig,
@@ -36,6 +37,7 @@ class Preset:
         train: How it is trained.
         fusion: The fusion model.
         simclr: SimCLR, and so on: each method's own settings.
+        judge: How what was learned is measured.
         fine_tune: How learned weights are judged as a start.
     """
 
@@ -53,6 +55,7 @@ class Preset:
     dino: DINOConfig = field(default_factory=DINOConfig)
     mae: MAEConfig = field(default_factory=MAEConfig)
     supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     fine_tune: FineTuneConfig = field(default_factory=FineTuneConfig)
 
 
@@ -75,7 +78,16 @@ STANDARD = Preset(
     vision=VisionConfig(image_size=32, width=128, depth=2, heads=4),
     text=TextConfig(),
     cmssf=CMSSFConfig(views=ViewsConfig(shift=0.0625, flip=0.5)),
-    train=TrainConfig(epochs=12, batch_size=128, lr=1e-3),
+    train=TrainConfig(epochs=26, batch_size=128, lr=1e-3),
+    judge=JudgeConfig(per_class=0, fractions=(0.01, 0.1, 1.0), fine_tune=True),
+    # 390 steps of 128: one pass through all training pictures, ten through a tenth of them.
+    fine_tune=FineTuneConfig(
+        steps=390,
+        batch_size=128,
+        lr=1e-3,
+        baseline=False,
+        views=ViewsConfig(shift=0.0625, flip=0.5),
+    ),
 )
 
 PAPER = Preset(
@@ -113,12 +125,10 @@ PRESETS: dict[str, Preset] = {p.name: p for p in (QUICK, STANDARD, PAPER)}
 
 #: The methods, and the sections of a preset that each of them is built from.
 METHODS: dict[str, tuple[str, ...]] = {
-    "cmssf": ("vision", "text", "cmssf"),
+    "cmssf": ("vision", "text", "cmssf", "judge", "fine_tune"),
     "fusion": ("fusion",),
-    "simclr": ("vision", "simclr"),
-    "moco": ("vision", "moco"),
-    "byol": ("vision", "byol"),
-    "dino": ("vision", "dino"),
-    "mae": ("vision", "mae", "fine_tune"),
-    "supervised": ("vision", "supervised"),
+    **{
+        method: ("vision", method, "judge", "fine_tune")
+        for method in ("simclr", "moco", "byol", "dino", "mae", "supervised")
+    },
 }

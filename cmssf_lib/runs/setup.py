@@ -25,6 +25,7 @@ from cmssf_lib.presets import (
     DINOConfig,
     FineTuneConfig,
     FusionConfig,
+    JudgeConfig,
     MAEConfig,
     MoCoConfig,
     Preset,
@@ -45,6 +46,7 @@ OWN_SETTINGS = {
     "dino": DINOConfig,
     "mae": MAEConfig,
     "supervised": SupervisedConfig,
+    "judge": JudgeConfig,
     "fine_tune": FineTuneConfig,
 }
 PACKAGES = ("cmssf", "torch", "torchvision", "timm", "transformers", "accelerate", "numpy")
