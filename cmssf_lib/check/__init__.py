@@ -16,6 +16,7 @@ from cmssf_lib.check import (
     chapter_07,
     chapter_08,
     chapter_09,
+    chapter_10,
 )
 from cmssf_lib.check.answers import Exercise, Wrong
 
@@ -31,6 +32,7 @@ EXERCISES: dict[str, Exercise] = {
     **chapter_07.EXERCISES,
     **chapter_08.EXERCISES,
     **chapter_09.EXERCISES,
+    **chapter_10.EXERCISES,
 }
 
 __all__ = ["EXERCISES", "check", "verdict"]

@@ -13,6 +13,7 @@ from exercises import (
     chapter_07,
     chapter_08,
     chapter_09,
+    chapter_10,
 )
 
 CHAPTERS = (
@@ -25,6 +26,7 @@ CHAPTERS = (
     chapter_07,
     chapter_08,
     chapter_09,
+    chapter_10,
 )
 SOLUTIONS = {name: answer for chapter in CHAPTERS for name, answer in chapter.SOLUTIONS.items()}
 WRONG = {
