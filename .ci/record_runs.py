@@ -1,12 +1,13 @@
-"""Make the recorded runs of chapters 4 to 8 that are not there yet.
+"""Make the recorded runs of chapters 4 to 10 that are not there yet.
 
     python .ci/record_runs.py quick/simclr quick/moco   those whose name begins so; else all
     python .ci/record_runs.py --list                    what there is to make, as commands
 
-Quick runs have three seeds. Those of the standard preset are a beginning: one epoch on CIFAR-10,
-and fresh weights beside it; they take one seed and an hour of two cores.
+Quick runs have three seeds. Those of the standard preset have one: they learn from CIFAR-10, for an
+hour or two each on two cores; `-first-epoch` and `-untrained` are their beginnings.
 
-Some runs begin with the weights of others: make `quick/dino-` before `quick/cmssf-`.
+Some runs begin with the weights of others: make `quick/dino-` before `quick/cmssf-`, and
+`standard/dino` before `standard/cmssf`.
 
 Run it in a clean clone, so that each record names the commit that made it, and copy the folders of
 `book/runs` back. `--jobs 2` makes two at a time, of one thread each: on two cores that is faster
@@ -148,6 +149,24 @@ CHANGED = {
     },
 }
 
+#: On CIFAR-10, one budget of operations for each (chapter 10). Two go on from DINO's weights; one
+#: of them as the source chapter says: a frozen tower, 100 epochs, Adam, a constant rate.
+AS_WRITTEN = (
+    "cmssf.freeze_image=True train.epochs=100 train.optimizer=adam train.lr=1e-4 train.text_lr=1 "
+    "train.schedule=constant train.warmup=0 train.weight_decay=0 train.clip=0"
+)
+EQUAL = {
+    "dino": ("dino", ""),
+    "simclr": ("simclr", ""),
+    "moco": ("moco", ""),
+    "byol": ("byol", ""),
+    "mae": ("mae", ""),
+    "supervised": ("supervised", ""),
+    "cmssf": ("cmssf", "vision.weights=standard/dino"),
+    "cmssf-scratch": ("cmssf", ""),
+    "cmssf-frozen": ("cmssf", f"vision.weights=standard/dino {AS_WRITTEN}"),
+    "untrained": ("supervised", "train.epochs=0 judge.pixels=True"),
+}
 #: On CIFAR-10: fresh weights, and one epoch with the whole schedule in it.
 STANDARD = {"untrained": "--epochs 0", "first-epoch": "--epochs 1"}
 #: How these were judged, before there was a protocol for long trainings.
@@ -173,6 +192,10 @@ def commands() -> Iterator[tuple[str, list[str]]]:
                 "train", method, "--preset", "quick", *sets, "--seed", str(seed),
                 "--run", f"book/runs/{run}", *([] if name in BEFORE else ["--light"]),
             ]  # fmt: skip
+    for name, (method, settings) in EQUAL.items():
+        sets = [word for setting in settings.split() for word in ("--set", setting)]
+        run = f"standard/{name}"
+        yield run, ["train", method, "--preset", "standard", *sets, "--run", f"book/runs/{run}"]
     for method in (*SHORT, "supervised"):
         for name, settings in STANDARD.items():
             run = f"standard/{method}-{name}"
