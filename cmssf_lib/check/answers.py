@@ -107,6 +107,25 @@ def first_hint(returned: Any, hints: Mapping[str, Any]) -> str | None:
     return next((hint for hint, wrong in hints.items() if same(returned, wrong)), None)
 
 
+def refuse(returned: Any, hints: Mapping[str, Any]) -> None:
+    """Pass a result on, unless it is one of the wrong ones.
+
+    Args:
+        returned: What the reader's function gave.
+        hints: Misconception → what it would have given.
+
+    Raises:
+        Wrong: With the first hint that fits.
+    """
+    if hint := first_hint(returned, hints):
+        raise Wrong(hint)
+
+
+def rounded(values: Tensor) -> list[float]:
+    """Return numbers as a message shows them."""
+    return [round(v, 3) for v in values.tolist()]
+
+
 def _kind(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"

@@ -1,14 +1,24 @@
 """The exercises of chapter 5, contrastive learning."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmssf_lib.check.answers import Exercise, Wrong, ask, first_hint, number, same, shaped, tensor
+from cmssf_lib.check.answers import (
+    Exercise,
+    Wrong,
+    ask,
+    first_hint,
+    number,
+    refuse,
+    rounded,
+    same,
+    shaped,
+    tensor,
+)
 from cmssf_lib.evaluate import knn
 from cmssf_lib.losses import nt_xent
 
@@ -37,7 +47,7 @@ def two_view_loss(answer: Callable) -> str:
     one_way = z[:4] @ z[4:].T / TEMPERATURE  # (4, 4): what image and text are compared by
     symmetric = (loss(one_way, torch.arange(4)) + loss(one_way.T, torch.arange(4))) / 2
     got = number(ask(answer, a, b, TEMPERATURE))
-    _first(
+    refuse(
         got,
         {
             "You do not normalise: the loss compares directions, not lengths.": loss(
@@ -79,7 +89,7 @@ def negatives(answer: Callable) -> str:
         right = ~itself & ~partner
         got = tensor(ask(answer, n))
         neighbour = rows[:, None] // 2 == rows // 2
-        _first(
+        refuse(
             got,
             {
                 "You count the partner among the negatives.": ~itself,
@@ -136,7 +146,8 @@ def limits(answer: Callable) -> str:
         }
         raise Wrong(
             first_hint(got, hints)
-            or f"For n = {n} at temperature {temperature} expected {_list(right)}; got {_list(got)}"
+            or f"For n = {n} at temperature {temperature} expected {rounded(right)}; "
+            f"got {rounded(got)}"
         )
     return "A loss above the first is worse than guessing; none lies below the second."
 
@@ -151,7 +162,7 @@ def enqueue(answer: Callable) -> str:
     keys = 100 + torch.arange(4).float().view(2, 2)
     right = torch.cat([queue[2:], keys])
     got = tensor(ask(answer, queue, keys))
-    _first(
+    refuse(
         got,
         {
             "The queue has grown. As many keys leave as come in.": torch.cat([queue, keys]),
@@ -171,7 +182,7 @@ def enqueue(answer: Callable) -> str:
         raise Wrong(f"The queue keeps its size, {tuple(right.shape)}; got {tuple(got.shape)}.")
     if not same(got, right):
         raise Wrong(
-            f"Expected the keys {_list(right[:, 0])} (first numbers); got {_list(got[:, 0])}"
+            f"Expected the keys {rounded(right[:, 0])} (first numbers); got {rounded(got[:, 0])}"
         )
     more = torch.cat([keys + 10 * i for i in range(3)])
     if not same(tensor(ask(answer, queue, more)), more):
@@ -193,7 +204,7 @@ def moving_average(answer: Callable) -> str:
 
     right = after(online, momentum, 1 - momentum)
     got = tensor(ask(answer, start, online, momentum))
-    _first(
+    refuse(
         got,
         {
             "Momentum is the part that is kept, not the part that is taken over.": after(
@@ -217,10 +228,10 @@ def moving_average(answer: Callable) -> str:
     if got.shape != right.shape:
         raise Wrong(f"Expected one vector, shape {tuple(right.shape)}; got {tuple(got.shape)}.")
     if not same(got, right):
-        raise Wrong(f"After three steps expected {_list(right)}; got {_list(got)}.")
+        raise Wrong(f"After three steps expected {rounded(right)}; got {rounded(got)}.")
     for extreme, value in ((0.0, online[-1]), (1.0, start)):
         if not same(tensor(ask(answer, start, online, extreme)), value):
-            raise Wrong(f"With momentum {extreme:g} expected {_list(value)}.")
+            raise Wrong(f"With momentum {extreme:g} expected {rounded(value)}.")
     return "A step that lies k steps back weighs momentum to the power of k."
 
 
@@ -240,7 +251,7 @@ def vote(answer: Callable) -> str:
         return (F.one_hot(labels[index], 3) * weight[:, :, None]).sum(dim=1)  # (5, classes)
 
     cosine = asked @ unit.T
-    _first(
+    refuse(
         got,
         {
             "You do not normalise: long features win votes. Compare directions.": votes(
@@ -260,15 +271,6 @@ def vote(answer: Callable) -> str:
     if not same(got, right):
         raise Wrong(f"Expected the classes {right.tolist()}; got {got.long().tolist()}.")
     return "No weight was trained: what is right here was in the features."
-
-
-def _first(got: Tensor | float, hints: Mapping[str, Any]) -> None:
-    if hint := first_hint(got, hints):
-        raise Wrong(hint)
-
-
-def _list(values: Tensor) -> list[float]:
-    return [round(v, 3) for v in values.tolist()]
 
 
 EXERCISES: dict[str, Exercise] = {

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmssf_lib.check.answers import Exercise, Wrong, ask, first_hint, number, same, tensor
+from cmssf_lib.check.answers import (
+    Exercise,
+    Wrong,
+    ask,
+    first_hint,
+    number,
+    refuse,
+    rounded,
+    same,
+    tensor,
+)
 from cmssf_lib.encoders import ProjectionHead
 
 
@@ -20,7 +30,7 @@ def pooling(answer: Callable) -> str:
     scores = keys @ query
     right = (scores / 2).softmax(dim=0) @ values  # the root of four dimensions is two
     got = tensor(ask(answer, query, keys, values))
-    _first(
+    refuse(
         got,
         {
             "You do not divide by the root of the number of dimensions.": scores.softmax(0)
@@ -49,7 +59,7 @@ def pooling(answer: Callable) -> str:
     if got.shape != right.shape:
         raise Wrong(f"Expected one vector as long as a value, (3,); got {tuple(got.shape)}.")
     if not same(got, right):
-        raise Wrong(f"Expected {_list(right)}; got {_list(got)}.")
+        raise Wrong(f"Expected {rounded(right)}; got {rounded(got)}.")
     return "A mean whose weights the query chooses: that is all that [CLS] ever does."
 
 
@@ -66,7 +76,7 @@ def head(answer: Callable) -> str:
     right = F.normalize(made(F.gelu), dim=1)
     turned = "A weight is (outputs, inputs), as nn.Linear keeps it: multiply by its transpose."
     got = tensor(ask(answer, x, w1, b1, w2, b2, on={RuntimeError: turned}))
-    _first(
+    refuse(
         got,
         {
             "The vectors have any length. In the shared space they have length one.": made(F.gelu),
@@ -86,7 +96,7 @@ def head(answer: Callable) -> str:
     if got.shape != right.shape:
         raise Wrong(f"Expected a row a picture, {tuple(right.shape)}; got {tuple(got.shape)}.")
     if not same(got, right):
-        raise Wrong(f"For the first row expected {_list(right[0])}; got {_list(got[0])}.")
+        raise Wrong(f"For the first row expected {rounded(right[0])}; got {rounded(got[0])}.")
     return "That is the library's head, and the step onto the sphere."
 
 
@@ -254,15 +264,6 @@ def gain(answer: Callable) -> str:
             f"got {got:.3f}."
         )
     return "With many epochs it nears (encode + rest) / rest, and never passes it."
-
-
-def _first(got: Tensor | float, hints: Mapping[str, Any]) -> None:
-    if hint := first_hint(got, hints):
-        raise Wrong(hint)
-
-
-def _list(values: Tensor) -> list[float]:
-    return [round(v, 3) for v in values.tolist()]
 
 
 EXERCISES: dict[str, Exercise] = {

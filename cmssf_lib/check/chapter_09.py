@@ -13,6 +13,7 @@ from cmssf_lib.check.answers import (
     ask,
     first_hint,
     number,
+    refuse,
     same,
     shaped,
     tensor,
@@ -165,7 +166,7 @@ def grad_cache(answer: Callable) -> str:
         return answer(w.detach().requires_grad_(), x, encode, loss, size)
 
     got = shaped(ask(given, weight, inputs), (5, 3), "a gradient of the weight's shape")
-    _first(
+    refuse(
         got,
         {
             "You compare each part with itself alone and take the mean. The loss must see the "
@@ -193,7 +194,7 @@ def gather_back(answer: Callable) -> str:
     right = found.sum(dim=0)
     itself = torch.stack([found[i, i] for i in range(3)])
     got = shaped(ask(answer, found), (3, 2, 4), "a gradient for the vectors of each process")
-    _first(
+    refuse(
         got,
         {
             "That is the mean. The mean over processes is still to come, at the weights: add up.": (
@@ -246,11 +247,6 @@ def place(answer: Callable) -> str:
                 f"{right.tolist()}; got {got.tolist()}."
             )
     return "With the order, which follows from seed and epoch, that is the place in the data."
-
-
-def _first(got: Tensor, hints: dict[str, Tensor]) -> None:
-    if hint := first_hint(got, hints):
-        raise Wrong(hint)
 
 
 def _list_of(returned: object, given: Sequence[Tensor]) -> list[Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cmssf_lib.check.answers import Exercise, Wrong, ask, first_hint, number, same, shaped
+from cmssf_lib.check.answers import Exercise, Wrong, ask, first_hint, number, refuse, same, shaped
 
 
 def confusion(answer: Callable) -> str:
@@ -18,7 +18,7 @@ def confusion(answer: Callable) -> str:
         right[label, prediction] += 1
     marked = (right > 0).double()
     got = shaped(ask(answer, labels, predictions, 4), (4, 4), "a row and a column for each class")
-    _first(
+    refuse(
         got,
         {
             "Rows and columns are exchanged: a row is what the picture shows.": right.T,
@@ -84,7 +84,7 @@ def paired(answer: Callable) -> str:
     if any(same(got, torch.stack([difference, s / math.sqrt(n)])) for s in deviations):
         return "Where two methods fail on the same pictures, small differences can be told."
     for s in deviations:
-        _first(
+        refuse(
             got,
             {
                 "You treat the two as if they had seen different pictures. They saw the same "
@@ -115,7 +115,7 @@ def per_class(answer: Callable) -> str:
     recall, precision = hits / counts.sum(dim=1), hits / counts.sum(dim=0)
     right = torch.stack([recall, precision], dim=1)
     got = shaped(ask(answer, counts), (3, 2), "recall and precision for each class")
-    _first(
+    refuse(
         got,
         {
             "Recall and precision are exchanged. Recall asks how many of a class are found: "
@@ -193,11 +193,6 @@ def kept(answer: Callable) -> str:
     if not same(got, share(itself=False)):
         raise Wrong(first_hint(got, hints) or f"Expected {share(itself=False):.4f}; got {got:.4f}.")
     return "What is far apart in a picture of points may have been near, and the other way round."
-
-
-def _first(got: Tensor, hints: dict[str, Tensor]) -> None:
-    if hint := first_hint(got, hints):
-        raise Wrong(hint)
 
 
 EXERCISES: dict[str, Exercise] = {
