@@ -169,12 +169,8 @@ EQUAL = {
 }
 #: On CIFAR-10: fresh weights, and one epoch with the whole schedule in it.
 STANDARD = {"untrained": "--epochs 0", "first-epoch": "--epochs 1"}
-#: How these were judged, before there was a protocol for long trainings.
-AT_FIRST = (
-    "judge.per_class=10 judge.fractions= judge.fine_tune=False fine_tune.steps=600 "
-    "fine_tune.batch_size=50 fine_tune.lr=3e-3 fine_tune.baseline=True fine_tune.views.shift=0 "
-    "fine_tune.views.flip=0"
-)
+#: How these are judged: by a few labels, and shortly.
+AT_FIRST = "judge.per_class=10 judge.fractions= judge.fine_tune=False fine_tune.steps=100"
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
