@@ -170,7 +170,10 @@ EQUAL = {
 #: On CIFAR-10: fresh weights, and one epoch with the whole schedule in it.
 STANDARD = {"untrained": "--epochs 0", "first-epoch": "--epochs 1"}
 #: How these are judged: by a few labels, and shortly.
-AT_FIRST = "judge.per_class=10 judge.fractions= judge.fine_tune=False fine_tune.steps=100"
+AT_FIRST = (
+    "judge.per_class=10 judge.fractions= judge.fine_tune=False fine_tune.steps=100 "
+    "fine_tune.batch_size=50"
+)
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
