@@ -21,6 +21,11 @@ def of(*methods):
     return [run for run in RUNS if run.config["method"] in methods]
 
 
+def is_count(name):
+    """Whether a result is a number of something, and no share."""
+    return name.endswith(("_k", "_draws", "_steps")) or "labels_" in name
+
+
 def test_there_are_records():
     assert RUNS
 
@@ -43,7 +48,7 @@ def test_a_record_of_cmssf_can_be_true(run):
         for row in run.history:
             assert row["loss"] > row["floor"]  # a theorem: lower would be a bug
     for name, value in run.results.items():
-        if name != "knn_k":
+        if not is_count(name):
             assert -1 <= value <= 1, name
     for k in (1, 5, 10):
         assert run.results[f"exact_caption_R@{k}"] <= run.results[f"exact_caption_R@{k}_ceiling"]
@@ -63,7 +68,7 @@ def test_a_record_of_fusion_can_be_true(run):
 @pytest.mark.parametrize("run", of(*FEATURES), ids=lambda run: run.name)
 def test_a_record_of_features_can_be_true(run):
     for name, value in run.results.items():
-        if not name.endswith(("_k", "_draws", "_steps")) and "labels_" not in name:
+        if not is_count(name):
             assert 0 <= value <= 1, name
     if run.name.startswith("quick/"):
         seconds = sum(row["seconds"] for row in run.history)
@@ -135,6 +140,12 @@ def test_results_follow_from_the_outputs(run):
     if run.config["method"] == "fusion":
         right = (o["predictions"] == o["labels"]).mean()
         assert right == pytest.approx(run.results["accuracy"])
+        return
+    answers = [name for name in o if name in run.results]  # behind the accuracy of that name
+    for name in answers:
+        assert (o[name] == o["labels"]).mean() == pytest.approx(run.results[name]), name
+    if run.config["method"] in FEATURES:
+        assert {"knn"} <= set(answers) == set(o) - {"labels"}
         return
     assert (o["predictions"] == o["labels"]).mean() == pytest.approx(run.results["zero_shot"])
     similarity = o["image"].astype(np.float32) @ o["prompts"].astype(np.float32).T
