@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from cmssf_lib.check.answers import Exercise, Wrong, ask, first_hint, number, rounded, same, tensor
+from cmssf_lib.check.answers import Exercise, Wrong, ask, brief, first_hint, number, same, tensor
 from cmssf_lib.evaluate import joint_ceiling, output_fusion_ceiling, single_ceiling
 from cmssf_lib.fusion import CoAttentionLayer
 
@@ -57,7 +57,7 @@ def masked_attention(answer: Callable) -> str:
     if got.shape != right.shape:
         raise Wrong(f"Expected one gathered value a query, shape (3, 2); got {tuple(got.shape)}.")
     if not same(got, right):
-        raise Wrong(f"For the first query expected {rounded(right[0])}; got {rounded(got[0])}.")
+        raise Wrong(f"For the first query expected {brief(right[0])}; got {brief(got[0])}.")
     large = tensor(ask(answer, 200 * query, 200 * key, value, real))
     if not bool(large.isfinite().all()):
         raise Wrong(
@@ -94,8 +94,8 @@ def heads(answer: Callable) -> str:
         raise Wrong(f"Expected shape {tuple(right.shape)}; got {tuple(got.shape)}.")
     if not same(got, right):
         raise Wrong(
-            f"Head 0 of the first token should hold {rounded(right[0, 0, 0])}; it holds "
-            f"{rounded(got[0, 0, 0])}."
+            f"Head 0 of the first token should hold {brief(right[0, 0, 0])}; it holds "
+            f"{brief(got[0, 0, 0])}."
         )
     one = tensor(ask(answer, x, 1))
     if not same(one, x[:, None]):
@@ -178,7 +178,7 @@ def entropy(answer: Callable) -> str:
             f"{tuple(weights.shape)}; got {tuple(got.shape)}. Sum over the last axis."
         )
     if not same(got, bits):
-        raise Wrong(f"Expected {rounded(bits.flatten())} bits; got {rounded(got.flatten())}.")
+        raise Wrong(f"Expected {brief(bits.flatten())} bits; got {brief(got.flatten())}.")
     return "Two bits for four equal keys, none for a single one."
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cmssf_lib.check.answers import Exercise, Wrong, ask, first_hint, number, rounded, same, tensor
+from cmssf_lib.check.answers import Exercise, Wrong, ask, brief, first_hint, number, same, tensor
 from cmssf_lib.encoders import ConvStem
 from cmssf_lib.losses import mae_loss, normalise_patches, patchify
 from cmssf_lib.losses.reconstruction import EPSILON
@@ -44,7 +44,7 @@ def patches(answer: Callable) -> str:
             f"Six patches of 2×2 pixels and 3 channels have shape (6, 12); got {tuple(got.shape)}."
         )
     if not same(got, right):
-        raise Wrong(f"The first patch should be {rounded(right[0])}; it is {rounded(got[0])}.")
+        raise Wrong(f"The first patch should be {brief(right[0])}; it is {brief(got[0])}.")
     single = torch.rand(1, 8, 4, generator=torch.Generator().manual_seed(0))
     expected = torch.stack([p.flatten() for p in single[0].unfold(0, 4, 4).transpose(1, 2)])
     if not same(tensor(ask(answer, single, 4)), expected):
@@ -81,7 +81,7 @@ def mask(answer: Callable) -> str:
             "the noise keeps 2 on average only: sort each row."
         )
     if not same(got, right):
-        raise Wrong(f"For the first picture expected {rounded(right[0])}; got {rounded(got[0])}.")
+        raise Wrong(f"For the first picture expected {brief(right[0])}; got {brief(got[0])}.")
     return "Every picture hides other patches, and equally many."
 
 

@@ -1,24 +1,14 @@
 """The exercises of chapter 5, contrastive learning."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmssf_lib.check.answers import (
-    Exercise,
-    Wrong,
-    ask,
-    first_hint,
-    number,
-    refuse,
-    rounded,
-    same,
-    shaped,
-    tensor,
-)
+from cmssf_lib.check.answers import Exercise, Wrong, ask, first_hint, number, same, shaped, tensor
 from cmssf_lib.evaluate import knn
 from cmssf_lib.losses import nt_xent
 
@@ -47,7 +37,7 @@ def two_view_loss(answer: Callable) -> str:
     one_way = z[:4] @ z[4:].T / TEMPERATURE  # (4, 4): what image and text are compared by
     symmetric = (loss(one_way, torch.arange(4)) + loss(one_way.T, torch.arange(4))) / 2
     got = number(ask(answer, a, b, TEMPERATURE))
-    refuse(
+    _first(
         got,
         {
             "You do not normalise: the loss compares directions, not lengths.": loss(
@@ -89,7 +79,7 @@ def negatives(answer: Callable) -> str:
         right = ~itself & ~partner
         got = tensor(ask(answer, n))
         neighbour = rows[:, None] // 2 == rows // 2
-        refuse(
+        _first(
             got,
             {
                 "You count the partner among the negatives.": ~itself,
@@ -146,8 +136,7 @@ def limits(answer: Callable) -> str:
         }
         raise Wrong(
             first_hint(got, hints)
-            or f"For n = {n} at temperature {temperature} expected {rounded(right)}; "
-            f"got {rounded(got)}"
+            or f"For n = {n} at temperature {temperature} expected {_list(right)}; got {_list(got)}"
         )
     return "A loss above the first is worse than guessing; none lies below the second."
 
@@ -162,7 +151,7 @@ def enqueue(answer: Callable) -> str:
     keys = 100 + torch.arange(4).float().view(2, 2)
     right = torch.cat([queue[2:], keys])
     got = tensor(ask(answer, queue, keys))
-    refuse(
+    _first(
         got,
         {
             "The queue has grown. As many keys leave as come in.": torch.cat([queue, keys]),
@@ -182,7 +171,7 @@ def enqueue(answer: Callable) -> str:
         raise Wrong(f"The queue keeps its size, {tuple(right.shape)}; got {tuple(got.shape)}.")
     if not same(got, right):
         raise Wrong(
-            f"Expected the keys {rounded(right[:, 0])} (first numbers); got {rounded(got[:, 0])}"
+            f"Expected the keys {_list(right[:, 0])} (first numbers); got {_list(got[:, 0])}"
         )
     more = torch.cat([keys + 10 * i for i in range(3)])
     if not same(tensor(ask(answer, queue, more)), more):
@@ -204,7 +193,7 @@ def moving_average(answer: Callable) -> str:
 
     right = after(online, momentum, 1 - momentum)
     got = tensor(ask(answer, start, online, momentum))
-    refuse(
+    _first(
         got,
         {
             "Momentum is the part that is kept, not the part that is taken over.": after(
@@ -228,10 +217,10 @@ def moving_average(answer: Callable) -> str:
     if got.shape != right.shape:
         raise Wrong(f"Expected one vector, shape {tuple(right.shape)}; got {tuple(got.shape)}.")
     if not same(got, right):
-        raise Wrong(f"After three steps expected {rounded(right)}; got {rounded(got)}.")
+        raise Wrong(f"After three steps expected {_list(right)}; got {_list(got)}.")
     for extreme, value in ((0.0, online[-1]), (1.0, start)):
         if not same(tensor(ask(answer, start, online, extreme)), value):
-            raise Wrong(f"With momentum {extreme:g} expected {rounded(value)}.")
+            raise Wrong(f"With momentum {extreme:g} expected {_list(value)}.")
     return "A step that lies k steps back weighs momentum to the power of k."
 
 
@@ -251,7 +240,7 @@ def vote(answer: Callable) -> str:
         return (F.one_hot(labels[index], 3) * weight[:, :, None]).sum(dim=1)  # (5, classes)
 
     cosine = asked @ unit.T
-    refuse(
+    _first(
         got,
         {
             "You do not normalise: long features win votes. Compare directions.": votes(
@@ -271,6 +260,15 @@ def vote(answer: Callable) -> str:
     if not same(got, right):
         raise Wrong(f"Expected the classes {right.tolist()}; got {got.long().tolist()}.")
     return "No weight was trained: what is right here was in the features."
+
+
+def _first(got: Tensor | float, hints: Mapping[str, Any]) -> None:
+    if hint := first_hint(got, hints):
+        raise Wrong(hint)
+
+
+def _list(values: Tensor) -> list[float]:
+    return [round(v, 3) for v in values.tolist()]
 
 
 EXERCISES: dict[str, Exercise] = {

@@ -1,24 +1,14 @@
 """The exercises of chapter 7, contrast of images and text."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmssf_lib.check.answers import (
-    Exercise,
-    Wrong,
-    ask,
-    first_hint,
-    number,
-    refuse,
-    rounded,
-    same,
-    shaped,
-    tensor,
-)
+from cmssf_lib.check.answers import Exercise, Wrong, ask, first_hint, number, same, shaped, tensor
 from cmssf_lib.losses import duplicate_floor, expected_floor, image_text_loss, nt_xent
 
 SCALE = 4.0
@@ -38,7 +28,7 @@ def loss(answer: Callable) -> str:
 
     cosines = i @ t.T
     got = number(ask(answer, image, text, SCALE))
-    refuse(
+    _first(
         got,
         {
             "You do not normalise: the loss compares directions, not lengths.": both(
@@ -81,7 +71,7 @@ def floor(answer: Callable) -> str:
     rows = len(captions)
     alone = "Is it ln 0? The own copy is one, too: a single caption costs ln 1."
     got = number(ask(answer, captions, on={ValueError: alone}))
-    refuse(
+    _first(
         got,
         {
             "You average over the different captions. Asked is the mean over the rows: a caption "
@@ -158,7 +148,7 @@ def masked(answer: Callable) -> str:
     right = without(false_negative)
     soft = -(logits.log_softmax(dim=1) * same_group / same_group.sum(1, keepdim=True)).sum(1).mean()
     got = number(ask(answer, logits, groups))
-    refuse(
+    _first(
         got,
         {
             "That is the one-hot loss. Either nothing is masked, or you mask after the softmax, "
@@ -200,7 +190,7 @@ def class_logits(answer: Callable) -> str:
     )
     # What is the same in a whole row changes no softmax: ln(n / B) is as right as ln n.
     right = (SCALE * cosines + prior).softmax(dim=1)
-    refuse(
+    _first(
         got.softmax(dim=1),
         {
             "The prior is missing: a caption that stands in the batch six times is found more "
@@ -228,8 +218,8 @@ def class_logits(answer: Callable) -> str:
         raise Wrong("Those are the probabilities. Asked are the logits, before the softmax.")
     if not same(got.softmax(dim=1), right):
         raise Wrong(
-            f"For the first picture the softmax of the logits is {rounded(right[0])}; "
-            f"that of yours is {rounded(got.softmax(dim=1)[0])}."
+            f"For the first picture the softmax of the logits is {_list(right[0])}; that of yours "
+            f"is {_list(got.softmax(dim=1)[0])}."
         )
     return "A linear classifier, whose weights the text tower has written."
 
@@ -242,7 +232,7 @@ def ensemble(answer: Callable) -> str:
     units = F.normalize(prompts, dim=2)
     right = F.normalize(units.mean(dim=1), dim=1)
     got = tensor(ask(answer, prompts))
-    refuse(
+    _first(
         got,
         {
             "The mean of vectors of length one is shorter than one, and for each class another "
@@ -264,8 +254,17 @@ def ensemble(answer: Callable) -> str:
     if got.shape != right.shape:
         raise Wrong(f"Expected one row a class, {tuple(right.shape)}; got {tuple(got.shape)}.")
     if not same(got, right):
-        raise Wrong(f"For the first class expected {rounded(right[0])}; got {rounded(got[0])}.")
+        raise Wrong(f"For the first class expected {_list(right[0])}; got {_list(got[0])}.")
     return "One vector a class: as fast as one prompt, and not at the mercy of its wording."
+
+
+def _first(got: Tensor | float, hints: Mapping[str, Any]) -> None:
+    if hint := first_hint(got, hints):
+        raise Wrong(hint)
+
+
+def _list(values: Tensor) -> list[float]:
+    return [round(v, 3) for v in values.tolist()]
 
 
 EXERCISES: dict[str, Exercise] = {

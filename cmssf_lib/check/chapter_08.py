@@ -12,10 +12,10 @@ from cmssf_lib.check.answers import (
     Exercise,
     Wrong,
     ask,
+    brief,
     first_hint,
     number,
     refuse,
-    rounded,
     same,
     tensor,
 )
@@ -59,7 +59,7 @@ def pooling(answer: Callable) -> str:
     if got.shape != right.shape:
         raise Wrong(f"Expected one vector as long as a value, (3,); got {tuple(got.shape)}.")
     if not same(got, right):
-        raise Wrong(f"Expected {rounded(right)}; got {rounded(got)}.")
+        raise Wrong(f"Expected {brief(right)}; got {brief(got)}.")
     return "A mean whose weights the query chooses: that is all that [CLS] ever does."
 
 
@@ -96,7 +96,7 @@ def head(answer: Callable) -> str:
     if got.shape != right.shape:
         raise Wrong(f"Expected a row a picture, {tuple(right.shape)}; got {tuple(got.shape)}.")
     if not same(got, right):
-        raise Wrong(f"For the first row expected {rounded(right[0])}; got {rounded(got[0])}.")
+        raise Wrong(f"For the first row expected {brief(right[0])}; got {brief(got[0])}.")
     return "That is the library's head, and the step onto the sphere."
 
 
