@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64, Shaped
 from torch import Tensor
 
 #: Tries a reader's function: returns what was shown, or raises `Wrong`.
@@ -121,7 +121,7 @@ def refuse(returned: Any, hints: Mapping[str, Any]) -> None:
         raise Wrong(hint)
 
 
-def brief(values: Float[Tensor, "..."]) -> list[float]:
+def brief(values: Shaped[Tensor, "..."]) -> list[float]:
     """Return numbers as a message shows them."""
     return [round(v, 3) for v in values.tolist()]
 
