@@ -12,7 +12,7 @@ from cmssf_lib.cli.settings import change
 from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import Splits, batches, load
 from cmssf_lib.presets import Preset, preset
-from cmssf_lib.processes import rank
+from cmssf_lib.processes import count, rank
 from cmssf_lib.runs import (
     Run,
     all_runs,
@@ -159,13 +159,13 @@ def train_run(chosen: Preset, method_name: str, folder: str | Path, data: str | 
         method.to("cuda" if torch.cuda.is_available() else "cpu")
         run.environment = environment(next(method.parameters()).device)
         run.save()
-    if rank() > 0:
-        return run
-    if chosen.train.epochs:
+    if chosen.train.epochs:  # in every process: a step's loss exchanges vectors with the others
         on_device = training.to(next(method.parameters()).device)
         batch = next(batches(on_device, chosen.train.batch_size))
-        flops = flops_per_picture(method, batch)
+        flops = flops_per_picture(method, batch if count() == 1 else batch.part(rank(), count()))
         run.environment["mflop_per_picture"] = round(flops / 1e6, 3)
+    if rank() > 0:
+        return run
     measure.finish(method, validation)
     run.save_weights(method)  # with what was fitted
     run.results, run.outputs = measure.judge(method, splits, chosen)
