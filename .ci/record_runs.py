@@ -3,8 +3,8 @@
     python .ci/record_runs.py quick/simclr quick/moco   those whose name begins so; else all
     python .ci/record_runs.py --list                    what there is to make, as commands
 
-Quick runs have three seeds. Those of the standard preset have one: they learn from CIFAR-10, for an
-hour or two each on two cores; `-first-epoch` and `-untrained` are their beginnings.
+Quick runs have three seeds. Those of the standard preset have one: they learn from CIFAR-10, for
+hours; `-first-epoch` and `-untrained` are their beginnings.
 
 Some runs begin with the weights of others: make `quick/dino-` before `quick/cmssf-`, and
 `standard/dino` before `standard/cmssf`.

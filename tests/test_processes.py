@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from torch.nn.parallel import DistributedDataParallel
 
-from cmssf_lib import processes
+from cmssf_lib import cli, processes
 from cmssf_lib.cmssf import CMSSF, LOSSES
 from cmssf_lib.data import batches, digit_scenes
 from cmssf_lib.methods import SimCLR
@@ -203,12 +203,12 @@ def test_fit_in_two_processes(tmp_path):
     assert len(states) == 1
 
 
-def launch(folder, epochs):
+def launch(folder, epochs, more=""):
     """Start `cmssf train` in two processes, as a reader does."""
     settings = (
         "data.train=360 data.validation=40 data.test=40 data.image_size=12 vision.image_size=12 "
         "vision.width=16 vision.depth=1 vision.heads=2 vision.norm=group text.width=16 "
-        "text.depth=1 text.heads=2 train.batch_size=32"
+        f"text.depth=1 text.heads=2 train.batch_size=32 {more}"
     )
     sets = [word for setting in settings.split() for word in ("--set", setting)]
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
@@ -244,6 +244,24 @@ def test_accelerate_launch_finishes_and_resumes(tmp_path):
     assert run.results["zero_shot"] >= 0
     assert (folder / "model.safetensors").exists()
     assert said.count(f"epoch {epochs}/{epochs}") == 1, "one of the two tells it"
+
+
+def test_what_takes_one_process_is_left_to_evaluate(tmp_path, capsys):
+    """Fine-tuning is a training of its own, which the first process must not begin alone."""
+    judged = (
+        "judge.per_class=0 judge.fractions=0.5 judge.draws=1 judge.fine_tune=True "
+        "fine_tune.steps=4 fine_tune.batch_size=32"
+    )
+    launched = launch(tmp_path / "run", 1, judged)
+    said, _ = launched.communicate(timeout=240)
+    assert launched.returncode == 0, said
+    assert f"Measure it: cmssf evaluate {tmp_path / 'run'}" in said
+    run = Run.load(tmp_path / "run")
+    assert run.finished
+    assert not run.results
+    assert run.environment["mflop_per_picture"] > 0
+    assert cli.main(["evaluate", str(tmp_path / "run")]) == 0
+    assert "fine_tuned_50pct" in Run.load(tmp_path / "run").results
 
 
 # What cannot work ---------------------------------------------------------------------------

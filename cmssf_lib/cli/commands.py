@@ -168,6 +168,10 @@ def train_run(chosen: Preset, method_name: str, folder: str | Path, data: str | 
         return run
     measure.finish(method, validation)
     run.save_weights(method)  # with what was fitted
+    if count() > 1 and (chosen.judge.fine_tune or method_name == "mae"):
+        run.save()
+        print(f"trained; fine-tuning takes a single process. Measure it: cmssf evaluate {folder}")
+        return run
     run.results, run.outputs = measure.judge(method, splits, chosen)
     run.environment["peak_memory_gb"] = round(peak_memory_gb(), 2)  # evaluation included
     run.save()
