@@ -186,10 +186,7 @@ def trains(rank, port, folder):
 def test_fit_in_two_processes(tmp_path):
     mp.spawn(trains, (free_port(), tmp_path), TWO)
     whole = Run.load(tmp_path / "whole")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in `meet`: two threads add in another order
     alone, method = train(None)
-    torch.set_num_threads(threads)
     assert whole.environment["processes"] == TWO
     assert alone.environment["processes"] == 1
     for name in ("loss", "floor", "positive_similarity", "logit_scale"):
