@@ -251,10 +251,13 @@ def test_another_preset_keeps_what_makes_the_run():
     assert (other.fusion.kind, other.fusion.rule) == ("late", "stacked")
     assert other.fusion.modalities == ("image", "text")  # photographs have no sound
     assert other.data == preset("standard", "fusion").data
+    assert other.train == replace(preset("standard", "fusion").train, seed=2)
     changed = settings.change(QUICK, ["cmssf.loss=excess", "cmssf.dim=8"])
     assert commands.with_preset("paper", "cmssf", changed).cmssf == replace(
         preset("paper").cmssf, loss="excess"
     )
+    untrained = settings.change(preset("quick", "byol"), ["train.epochs=0"])
+    assert commands.with_preset("paper", "byol", untrained).train.epochs == 0
 
 
 @pytest.mark.real_data

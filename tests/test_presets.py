@@ -126,6 +126,13 @@ def test_the_papers_preset_is_the_chapters():
     assert (train.optimizer, train.lr, train.batch_size, train.epochs) == ("adam", 1e-4, 128, 100)
 
 
+@pytest.mark.parametrize("method", ["simclr", "moco", "byol", "dino", "mae", "supervised"])
+def test_the_papers_preset_without_captions_is_standard_for_longer(method):
+    paper, standard = preset("paper", method), preset("standard", method)
+    assert paper.train == dataclasses.replace(standard.train, epochs=200)
+    assert paper.vision == standard.vision
+
+
 def test_quick_needs_no_download():
     quick = PRESETS["quick"]
     assert quick.data.name == "digit_scenes"

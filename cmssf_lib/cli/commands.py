@@ -32,7 +32,7 @@ from cmssf_lib.train import (
 
 #: What decides the kind of a method, and stays when a run is made again with another preset.
 KEPT = {
-    "cmssf": ("loss",),
+    "cmssf": ("loss", "freeze_image", "image_loss", "image_weight"),
     "fusion": ("kind", "rule", "modality_dropout"),
     "supervised": ("loss",),
 }
@@ -98,8 +98,13 @@ def reproduce_command(options: argparse.Namespace) -> None:
 
 
 def with_preset(name: str, method: str, recorded: Preset) -> Preset:
-    """Return another preset that keeps what makes the recorded method the one it is."""
-    other = preset(name, method)
+    """Return another preset that keeps what makes the recorded run the one it is.
+
+    That is its loss and the like, its seed, and that it was not trained at all.
+    """
+    other, train = preset(name, method), recorded.train
+    kept_epochs = {"epochs": 0} if train.epochs == 0 else {}
+    other = replace(other, train=replace(other.train, seed=train.seed, **kept_epochs))
     old, new = getattr(recorded, method), getattr(other, method)
     kept = {field: getattr(old, field) for field in KEPT.get(method, ())}
     return replace(other, **{method: replace(new, **kept)})
