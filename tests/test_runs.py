@@ -15,6 +15,7 @@ from cmssf_lib.data import digit_scenes
 from cmssf_lib.presets import PRESETS, QUICK
 from cmssf_lib.runs import (
     Run,
+    RunCard,
     all_runs,
     build,
     environment,
@@ -221,3 +222,36 @@ def test_finished_is_when_every_epoch_is_done(run):
     assert not run.finished
     run.history.append({"epoch": 3.0})
     assert run.finished
+
+
+def made(root, name, seed, minutes):
+    run = Run(root / "runs" / "quick" / f"{name}-s{seed}")
+    run.config = {"train": {"seed": seed, "epochs": 2}}
+    run.history = [{"epoch": i + 1.0, "seconds": 30.0 * minutes} for i in range(2)]
+    run.environment = {"processor": "Chip <9>", "threads": 1, "device": "cpu"}
+    return run
+
+
+def test_a_card_has_a_row_for_each_training(tmp_path):
+    first = [made(tmp_path, "simclr", seed, minutes) for seed, minutes in ((0, 1), (1, 4), (2, 3))]
+    other = made(tmp_path, "moco", 5, 12)
+    other.environment = {"device": "NVIDIA H100"}
+    card = RunCard({"SimCLR": first, "the best": first[1]}, [other])
+    assert card.rows == [
+        ("quick/simclr", "0, 1, 2", "2", "3.0", "Chip <9>, 1 thread",
+         "cmssf reproduce quick/simclr-s0"),
+        ("quick/moco", "5", "2", "12", "NVIDIA H100", "cmssf reproduce quick/moco-s5"),
+    ]  # fmt: skip
+    assert card.line == "Drawn from 2 recorded trainings, 1 to 3 seeds each"
+    assert RunCard(other).line == "Drawn from 1 recorded training, 1 seed each"
+    assert RunCard(first).line == "Drawn from 1 recorded training, 3 seeds each"
+    assert all(text in str(card) for row in card.rows for text in row)
+    shown = card._repr_html_()
+    assert "Chip &lt;9&gt;" in shown  # what a machine calls itself is no markup
+    assert shown.count("<tr>") == 3
+
+
+@pytest.mark.parametrize("nothing", [(), ([],), ({},), ("quick/simclr-s0",), (None,)])
+def test_a_card_of_no_runs_is_refused(nothing):
+    with pytest.raises(ValueError, match="no run"):
+        RunCard(*nothing)

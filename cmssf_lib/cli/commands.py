@@ -103,8 +103,8 @@ def with_preset(name: str, method: str, recorded: Preset) -> Preset:
     That is its loss and the like, its seed, and that it was not trained at all.
     """
     other, train = preset(name, method), recorded.train
-    kept_epochs = {"epochs": 0} if train.epochs == 0 else {}
-    other = replace(other, train=replace(other.train, seed=train.seed, **kept_epochs))
+    epochs = 0 if train.epochs == 0 else other.train.epochs
+    other = replace(other, train=replace(other.train, seed=train.seed, epochs=epochs))
     old, new = getattr(recorded, method), getattr(other, method)
     kept = {field: getattr(old, field) for field in KEPT.get(method, ())}
     return replace(other, **{method: replace(new, **kept)})

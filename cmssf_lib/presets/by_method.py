@@ -139,12 +139,12 @@ def _for_method() -> dict[tuple[str, str], Preset]:
     found = {}
     for method, (quick, standard) in sizes.items():
         found["quick", method], found["standard", method] = quick, standard
-        longer = {} if method == "fusion" else {"epochs": _PAPER_EPOCHS}
+        epochs = standard.train.epochs if method == "fusion" else _PAPER_EPOCHS
         found["paper", method] = replace(
             standard,
             name="paper",
             minutes=PAPER.minutes,
-            train=replace(standard.train, **longer),
+            train=replace(standard.train, epochs=epochs),
         )
     return found
 

@@ -1,5 +1,6 @@
 """Runs on disk: what decided them, how they went, what came out (see `Run`)."""
 
+from cmssf_lib.runs.card import RunCard
 from cmssf_lib.runs.files import read_tensors, write_tensors
 from cmssf_lib.runs.run import Run, all_runs
 from cmssf_lib.runs.setup import METHODS, build, environment, preset_of, records, run_config
@@ -7,6 +8,7 @@ from cmssf_lib.runs.setup import METHODS, build, environment, preset_of, records
 __all__ = [
     "METHODS",
     "Run",
+    "RunCard",
     "all_runs",
     "build",
     "environment",

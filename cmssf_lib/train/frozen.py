@@ -30,6 +30,7 @@ def cache_features(
     batch_size: int = 500,
     say: Callable[[str], None] = print,
     keep: bool = True,
+    progress: bool = True,
 ) -> ImageTextData:
     """Encode every picture once, for a model whose image encoder is frozen.
 
@@ -49,6 +50,7 @@ def cache_features(
         batch_size: Pictures encoded at a time.
         say: Told how much the features take, before they are made.
         keep: Whether to use the cache on disk.
+        progress: Show a bar, if there is a terminal.
 
     Returns:
         The data with its ``features``, ``(n, max(1, views), width)``.
@@ -82,14 +84,14 @@ def cache_features(
                 f"{file.parent} has {free / 1e6:,.0f} MB free: choose fewer views, or another "
                 "place with CMSSF_CACHE"
             )
-    features = _encode(method, data, views, seed, batch_size)
+    features = _encode(method, data, views, seed, batch_size, progress)
     if keep:
         write_tensors(file, {"features": features}, {"format": FORMAT})
     return replace(data, features=features.to(data.images.device))
 
 
 def _encode(
-    method: CMSSF, data: ImageTextData, views: int, seed: int, batch_size: int
+    method: CMSSF, data: ImageTextData, views: int, seed: int, batch_size: int, progress: bool
 ) -> Float[Tensor, "n views length"]:
     """Encode all pictures, each view of all of them after the other."""
     device = next(method.parameters()).device
@@ -97,7 +99,7 @@ def _encode(
     random_state = torch.get_rng_state()
     method.image_encoder.eval()
     starts = [(v, i) for v in range(max(1, views)) for i in range(0, len(data), batch_size)]
-    for view, start in tqdm(starts, "encoding", leave=False, disable=None):
+    for view, start in tqdm(starts, "encoding", leave=False, disable=None if progress else True):
         images = data.images[start : start + batch_size].to(device)
         torch.manual_seed(step_seed(seed, 2, view, start))
         shown = method.views(images) if views else as_float(images)

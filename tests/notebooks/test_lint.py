@@ -14,6 +14,8 @@ FIRST_CELL = (HERE / "first_cell.py.txt").read_text(encoding="utf-8").strip()
 
 LONGEST_CELL = 55  # lines
 LARGEST_FILE = 1_500_000  # bytes
+# What says which recorded runs a figure was drawn from; it stands right under the figure.
+RUN_CARD = re.compile(r"(card|runs\.RunCard)\(")
 CHAPTER_WORDS = range(1_500, 4_001)
 EXERCISES = range(4, 7)
 # The home folders and temporary folders of a machine, kernels' temporary files, a virtual
@@ -93,8 +95,10 @@ def problems(notebook: nbformat.NotebookNode, stem: str) -> list[str]:
             found.append(f"the source of a cell names a path of a machine: {hit[0]}")
 
     for before, after in pairwise(cells):
-        if before.cell_type == after.cell_type == "code":
+        if before.cell_type == after.cell_type == "code" and not RUN_CARD.match(after.source):
             found.append(f"no text between code cells {before.execution_count} and the next")
+        if after.cell_type == "code" and RUN_CARD.match(after.source) and not pictures(before):
+            found.append(f"the run card in cell {after.execution_count} stands under no figure")
 
     return found + problems_of_the_text(notebook, stem)
 
@@ -170,6 +174,7 @@ def good_notebook() -> nbformat.NotebookNode:
             metadata={"mystnb": {"image": {"alt": "A loss that falls to its floor"}}},
             outputs=[png],
         ),
+        new.new_code_cell("runs.RunCard(groups)", execution_count=4),
         new.new_markdown_cell("## Summary\n\n- done"),
         new.new_markdown_cell(
             "## Exercises\n\n"
@@ -230,13 +235,17 @@ DEFECTS = {
         "path of a machine",
     ),
     "code after code": (lambda cells: cells.pop(4), "no text between"),
+    "a card without a figure": (
+        lambda cells: cells[3].update(source="card(names)"),
+        "under no figure",
+    ),
     "no title": (lambda cells: cells[0].update(source="word " * 1_600), "title"),
     "too short": (lambda cells: cells[0].update(source="# A title"), "words, not"),
     "too long": (lambda cells: cells[0].update(source="# A title\n" + "word " * 5_000), "words"),
     "a bare picture": (lambda cells: cells[2].update(source="![](a.png)"), "alternative text"),
-    "no summary": (lambda cells: cells.pop(6), "last two sections"),
+    "no summary": (lambda cells: cells.pop(7), "last two sections"),
     "no solutions": (
-        lambda cells: cells[7].update(source="## Exercises\n\n1. Try."),
+        lambda cells: cells[8].update(source="## Exercises\n\n1. Try."),
         "0 exercises",
     ),
 }
