@@ -186,6 +186,22 @@ def test_micro_batches_give_the_whole_batchs_gradients(scenes, vision, micro_bat
         torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
 
 
+def test_on_several_threads_the_gradient_is_the_same_each_time():
+    """Thirteen pictures share a caption; threads must not decide in which order they count."""
+    scenes = digit_scenes("plain", train=128, test=1, image_size=16).train
+    method = model(scenes, dim=256).eval()  # 128 × 256 numbers: enough for PyTorch to share out
+    batch, threads, found = make_batch(scenes, torch.arange(128)), torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        for _ in range(30):
+            method.zero_grad()
+            method.loss(batch)["loss"].backward()
+            found.append(method.text_head[-1].weight.grad.clone())
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], gradient) for gradient in found)
+
+
 def test_what_is_encoded_twice_is_dropped_out_alike(scenes):
     method = CMSSF(VISION, dataclasses.replace(TEXT, dropout=0.5), CONFIG, scenes.unique_captions)
     method.config = dataclasses.replace(CONFIG, micro_batch=2)
