@@ -140,8 +140,8 @@ class CMSSF(nn.Module, OnTheHub):
             ValueError: If the batch holds a single picture: there is nothing to contrast.
         """
         image = self._image_vectors(batch)  # (b, dim)
-        # Each different caption is encoded once; pictures that share it share its vector. On several
-        # threads the gradient of text[index] would be added up in a changing order, this is not.
+        # Each different caption is encoded once; pictures that share it share its vector. With
+        # several threads the gradient of text[index] would be added up in a changing order.
         text = self._in_parts(self.encode_text, batch.captions)  # (captions, dim)
         text = text.index_select(0, batch.caption_index)  # (b, dim)
         groups, scale, chunk = batch.groups, self.logit_scale, self.config.chunk
