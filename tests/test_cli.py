@@ -252,9 +252,10 @@ def test_another_preset_keeps_what_makes_the_run():
     assert other.fusion.modalities == ("image", "text")  # photographs have no sound
     assert other.data == preset("standard", "fusion").data
     assert other.train == replace(preset("standard", "fusion").train, seed=2)
-    changed = settings.change(QUICK, ["cmssf.loss=excess", "cmssf.dim=8"])
+    kept = {"loss": "excess", "freeze_image": True, "image_loss": "dino", "image_weight": 0.25}
+    changed = settings.change(QUICK, ["cmssf.dim=8", *(f"cmssf.{k}={v}" for k, v in kept.items())])
     assert commands.with_preset("paper", "cmssf", changed).cmssf == replace(
-        preset("paper").cmssf, loss="excess"
+        preset("paper").cmssf, **kept
     )
     untrained = settings.change(preset("quick", "byol"), ["train.epochs=0"])
     assert commands.with_preset("paper", "byol", untrained).train.epochs == 0

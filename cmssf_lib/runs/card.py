@@ -24,7 +24,7 @@ class RunCard:
         rows: A tuple of six texts for each training, in the order of `HEAD`.
 
     Raises:
-        ValueError: If there are no runs.
+        ValueError: If there are no runs, or something among them is none.
     """
 
     def __init__(self, *found: object) -> None:
