@@ -67,6 +67,15 @@ def test_the_outputs_hold_what_the_results_were_computed_from(trained):
     assert (again == o["predictions"]).mean() > 0.95  # half precision may turn a close call
 
 
+def test_who_learned_from_mirror_images_is_shown_them_as_well(trained, tmp_path):
+    assert "zero_shot_mirrored" not in Run.load(trained).results
+    command = ["train", "cmssf", "--preset=quick", "--epochs=1", f"--run={tmp_path / 'both'}"]
+    assert cli.main([*command, *TINY, "--set=cmssf.views.flip=0.5"]) == 0
+    run = Run.load(tmp_path / "both")
+    right = run.outputs["zero_shot_mirrored"] == run.outputs["labels"]
+    assert right.mean() == pytest.approx(run.results["zero_shot_mirrored"])
+
+
 def test_evaluate_prints_the_recorded_numbers_again(trained, capsys):
     before = {p.name: p.read_bytes() for p in trained.iterdir()}
     assert cli.main(["evaluate", str(trained)]) == 0

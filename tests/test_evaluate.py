@@ -23,6 +23,7 @@ from cmssf_lib.evaluate import (
     embed,
     embed_features,
     embed_images,
+    embed_mirrored,
     embed_texts,
     exact_caption_retrieval,
     knn,
@@ -150,6 +151,22 @@ def test_pictures_alone_are_embedded_as_those_of_a_data_set():
     whole = embed(Colours(), data).image
     assert torch.equal(embed_images(Colours(), data), whole)
     assert torch.equal(embed_images(Colours(), data.images, batch_size=3), whole)
+
+
+def test_a_picture_and_its_mirror_image_are_in_one_place():
+    class LeftHalf(Colours):
+        """Sees the left half of a picture only."""
+
+        def features(self, images: Tensor) -> Tensor:
+            return super().features(images[..., :2])
+
+    images = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8)
+    method = LeftHalf()
+    left, right = embed_images(method, images), embed_images(method, images.flip(-1))
+    both = embed_mirrored(method, images, batch_size=2)
+    assert not torch.allclose(left, right)
+    torch.testing.assert_close(both, F.normalize((left + right) / 2, dim=1))
+    torch.testing.assert_close(both, embed_mirrored(method, images.flip(-1)))
 
 
 def test_embed_does_not_touch_the_random_numbers_of_training():

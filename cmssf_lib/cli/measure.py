@@ -14,6 +14,7 @@ from cmssf_lib.evaluate import (
     class_captions,
     embed,
     embed_features,
+    embed_mirrored,
     embed_prompts,
     fine_tune_report,
     fusion_monitor,
@@ -72,6 +73,8 @@ def _judge_cmssf(method: nn.Module, splits: Splits, preset: Preset) -> tuple[Res
     """Measure what captions taught, with embeddings of the test set and the answers behind it.
 
     Where the preset names parts of the training set, the features are judged like any method's.
+    Where pictures were mirrored in training, "zero_shot_mirrored" looks at each test picture and
+    at its mirror image, beside "zero_shot", which looks once.
     """
     assert isinstance(method, CMSSF)
     results: Results = report(method, splits)
@@ -81,6 +84,10 @@ def _judge_cmssf(method: nn.Module, splits: Splits, preset: Preset) -> tuple[Res
         results |= more
     e = embed(method, splits.test)
     prompts, classes = embed_prompts(method, class_captions(splits.train))
+    if preset.cmssf.views.flip:
+        twice = zero_shot(embed_mirrored(method, splits.test.images), prompts, classes)
+        results["zero_shot_mirrored"] = accuracy(twice, e.labels)
+        probed["zero_shot_mirrored"] = twice.numpy().astype(np.int16)
     return results, probed | {
         "image": e.image.half().numpy(),
         "text": e.text.half().numpy(),

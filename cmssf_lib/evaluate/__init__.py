@@ -32,6 +32,7 @@ from cmssf_lib.evaluate.embeddings import (
     embed,
     embed_features,
     embed_images,
+    embed_mirrored,
     embed_texts,
 )
 from cmssf_lib.evaluate.finetune import FineTuned, fine_tune, fine_tune_report
@@ -56,6 +57,7 @@ __all__ = [
     "embed",
     "embed_features",
     "embed_images",
+    "embed_mirrored",
     "embed_prompts",
     "embed_texts",
     "exact_caption_retrieval",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cmssf_lib.data import ImageTextData
 
@@ -95,6 +96,19 @@ def embed_images(
     if (cached := _cached(method, data)) is not None:
         return _in_batches(method, method.project, cached, batch_size)
     return _in_batches(method, method.encode_image, data.images, batch_size)
+
+
+def embed_mirrored(
+    method: "CMSSF", images: UInt8[Tensor, "n 3 h w"], batch_size: int = 256
+) -> Float[Tensor, "n dim"]:
+    """Return the mean place of each picture and of its mirror image, of length one.
+
+    Two looks instead of one, at twice the cost. For pictures that mean the same when mirrored, and
+    models that learned from both: a digit is not such a picture.
+    """
+    seen = embed_images(method, images, batch_size)
+    mirrored = embed_images(method, images.flip(-1), batch_size)
+    return F.normalize(seen + mirrored, dim=1)
 
 
 def embed_texts(
