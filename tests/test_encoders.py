@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
-from cmssf_lib.captions import word_tokenizer
+from cmssf_lib.captions import tokenize, word_tokenizer
 from cmssf_lib.encoders import (
     ConvStem,
     ImageEncoder,
@@ -486,6 +486,23 @@ def test_a_captions_vector_depends_on_the_caption_alone(training):
     order = [2, 0, 1, 0]
     close(model([CAPTIONS[i] for i in order]), out[order])
     assert torch.equal(model(CAPTIONS), out)
+
+
+def test_the_same_captions_are_made_into_tokens_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "cmssf_lib.encoders.text.tokenize", lambda *asked: calls.append(asked) or tokenize(*asked)
+    )
+    model, fresh = text_encoder(), text_encoder()
+    out = model(CAPTIONS)
+    assert torch.equal(model(list(CAPTIONS)), out)
+    assert len(calls) == 1
+    others = CAPTIONS[::-1]
+    assert torch.equal(model(others), fresh(others))
+    with pytest.raises(ValueError, match="never seen"):
+        model(["a purple seven"])
+    assert torch.equal(model(others), fresh(others))  # a refusal changes nothing
+    assert len(calls) == 4
 
 
 def test_the_order_of_words_matters():

@@ -185,6 +185,14 @@ def test_the_callers_random_numbers_are_left_alone(data):
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_seeding_is_that_of_pytorch():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.rand(5)
+    loop.seed_all(7)
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_two_runs_with_a_seed_are_equal_and_with_another_differ(data):
     weights = []
     for seed in (0, 0, 1):

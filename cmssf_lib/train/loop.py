@@ -122,6 +122,7 @@ def _train(
     done = checkpoint.load()  # steps already taken; 0 for a new run
     accelerator.wait_for_everyone()  # all have looked before the first one writes
     model, optimizer = accelerator.prepare(method, optimizer)
+    trained = [p for p in model.parameters() if p.requires_grad]
 
     steps_an_epoch = len(data) // config.batch_size
     steps = steps_an_epoch * config.epochs
@@ -146,7 +147,7 @@ def _train(
             # 1. Load: the next pictures and their captions.
             order = batches(data, config.batch_size, seed=config.seed, epoch=epoch, start=first)
             for batch in timed(order, "data"):
-                torch.manual_seed(step_seed(config.seed, 1, done, *([rank] if rank else [])))
+                seed_all(step_seed(config.seed, 1, done, *([rank] if rank else [])))
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(done, steps, config) * group["lr_factor"]
                 # 2. to 5. Augment, encode, project, compare: the method's own business.
@@ -154,9 +155,8 @@ def _train(
                     losses = model(batch if of == 1 else batch.part(rank, of))
                 # 6. Backpropagate.
                 accelerator.backward(losses["loss"])
-                norm = accelerator.clip_grad_norm_(
-                    model.parameters(), config.clip if config.clip > 0 else math.inf
-                )
+                largest = config.clip if config.clip > 0 else math.inf
+                norm = accelerator.clip_grad_norm_(trained, largest)
                 with stopwatch("logging"):
                     stop_if_not_finite(losses["loss"], norm, epoch, done, run)
                 # 7. Update.
@@ -217,6 +217,17 @@ def _train(
         run.save_weights(method)
         checkpoint.remove()
     return run
+
+
+def seed_all(seed: int) -> None:
+    """Do what `torch.manual_seed` does, without the search for accelerators where there is none.
+
+    On cached features that search would take a twentieth of a step.
+    """
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 @contextmanager
