@@ -78,7 +78,7 @@ STANDARD = Preset(
     vision=VisionConfig(image_size=32, width=128, depth=2, heads=4),
     text=TextConfig(),
     cmssf=CMSSFConfig(views=ViewsConfig(shift=0.0625, flip=0.5)),
-    train=TrainConfig(epochs=26, batch_size=128, lr=1e-3),
+    train=TrainConfig(epochs=26, batch_size=128, lr=3e-3),
     judge=JudgeConfig(per_class=0, fractions=(0.01, 0.1, 1.0), fine_tune=True),
     # 390 steps of 128: one pass through all training pictures, ten through a tenth of them.
     fine_tune=FineTuneConfig(
