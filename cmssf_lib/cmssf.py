@@ -177,7 +177,9 @@ class CMSSF(nn.Module, OnTheHub):
                     "train on data without them, or set freeze_image"
                 )
             b, views, _ = batch.features.shape
-            drawn = torch.randint(views if self.training else 1, (b,))
+            if views == 1 or not self.training:
+                return self.project(batch.features[:, 0])
+            drawn = torch.randint(views, (b,))
             return self.project(batch.features[torch.arange(b), drawn])
         with stopwatch("views"), torch.no_grad():
             images = self.views(batch.images) if self.training else as_float(batch.images)
