@@ -169,10 +169,11 @@ EQUAL = {
 }
 #: On CIFAR-10: fresh weights, and one epoch with the whole schedule in it.
 STANDARD = {"untrained": "--epochs 0", "first-epoch": "--epochs 1"}
-#: These are older than the standard preset's batches. They are judged by a few labels, shortly.
+#: These are older than the standard preset's batches and BYOL's views. They are judged by a few
+#: labels, shortly.
 AT_FIRST = (
     "train.batch_size=256 train.lr=1e-3 judge.per_class=10 judge.fractions= judge.fine_tune=False "
-    "fine_tune.steps=100 fine_tune.batch_size=50"
+    "fine_tune.steps=100 fine_tune.batch_size=50 byol.views.area=0.2,1"
 )
 
 

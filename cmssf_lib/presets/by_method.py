@@ -58,6 +58,7 @@ _PHOTO_VIEWS = ViewsConfig(
     jitter=0.8,
     grey=0.2,
 )
+_NEAR_PHOTO_VIEWS = replace(_PHOTO_VIEWS, area=(0.4, 1.0))
 _SMALL_SCENE_VIEWS = replace(_NEAR_SCENE_VIEWS, area=(0.5, 1.0))
 _SMALL_PHOTO_VIEWS = replace(_PHOTO_VIEWS, area=(0.05, 0.4))
 # All sections of all methods: chapter 4 asks for SimCLR's beside MAE's.
@@ -107,7 +108,7 @@ _PAPER_EPOCHS = 200
 _STANDARD_TRAIN = {
     "simclr": TrainConfig(epochs=13, batch_size=128, lr=2e-3),
     "moco": TrainConfig(epochs=20, batch_size=128, lr=2e-3),
-    "byol": TrainConfig(epochs=10, batch_size=128, lr=1e-3),
+    "byol": TrainConfig(epochs=10, batch_size=64, lr=1e-3),
     "dino": TrainConfig(epochs=10, batch_size=64, lr=1e-3),
     "mae": TrainConfig(epochs=58, batch_size=256, lr=1e-3),
     "supervised": TrainConfig(epochs=26, batch_size=128, lr=3e-3),
@@ -116,7 +117,7 @@ _STANDARD_WITHOUT_LABELS = replace(
     STANDARD,
     simclr=SimCLRConfig(views=_PHOTO_VIEWS, hidden=256, dim=128),
     moco=MoCoConfig(views=_PHOTO_VIEWS, hidden=256, dim=128, queue=4096),
-    byol=BYOLConfig(views=_PHOTO_VIEWS, hidden=512, dim=128),
+    byol=BYOLConfig(views=_NEAR_PHOTO_VIEWS, hidden=512, dim=128),
     dino=DINOConfig(
         views=_PHOTO_VIEWS,
         local_views=_SMALL_PHOTO_VIEWS,
