@@ -1,6 +1,6 @@
 """Make the recorded runs of chapters 4 to 10 that are not there yet.
 
-    python .ci/record_runs.py quick/simclr quick/moco   those whose name begins so; else all
+    python .ci/record_runs.py quick/simclr quick/moco   those whose name is or begins so; else all
     python .ci/record_runs.py --list                    what there is to make, as commands
 
 Quick runs have three seeds. Those of the standard preset have one: they learn from CIFAR-10, for
@@ -221,14 +221,16 @@ def make(run: str, arguments: list[str]) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="beginnings of names")
+    parser.add_argument("names", nargs="*", help="names, or beginnings of names")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
+    runs = dict(commands())
+    begins = tuple(name for name in options.names or [""] if name not in runs)
     chosen = [
         (run, arguments)
-        for run, arguments in commands()
-        if run.startswith(tuple(options.names or [""]))
+        for run, arguments in runs.items()
+        if (run in options.names or run.startswith(begins))
         and not (ROOT / "book" / "runs" / run / "results.json").is_file()
     ]
     if options.list:
