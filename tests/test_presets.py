@@ -164,3 +164,9 @@ def test_the_standard_trainings_cost_the_same():
         cost[method] = chosen.train.epochs * flops_per_picture(built, next(batches(data, 32)))
     middle = (min(cost.values()) + max(cost.values())) / 2
     assert max(abs(c / middle - 1) for c in cost.values()) < 0.025, cost
+
+
+def test_dino_has_small_views_where_the_training_is_long():
+    assert preset("standard", "dino").dino.local_crops == 0
+    long = preset("paper", "dino")
+    assert long.dino == dataclasses.replace(preset("standard", "dino").dino, local_crops=4)

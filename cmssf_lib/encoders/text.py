@@ -114,7 +114,7 @@ class TextEncoder(nn.Module):
         """Return the captions' tokens; those of the last call again if it asked for the same.
 
         Where a caption is the name of a class, every step asks for the same ten, and on cached
-        features tokens would take a fifteenth of it.
+        features tokens would take a thirtieth of it.
         """
         asked, device = tuple(captions), self.backbone.device
         if self._tokens is None or asked != self._asked or self._tokens[0].device != device:

@@ -105,6 +105,11 @@ def embed_mirrored(
 
     Two looks instead of one, at twice the cost. For pictures that mean the same when mirrored, and
     models that learned from both: a digit is not such a picture.
+
+    Args:
+        method: Encodes the pictures.
+        images: uint8.
+        batch_size: Pictures encoded at a time.
     """
     seen = embed_images(method, images, batch_size)
     mirrored = embed_images(method, images.flip(-1), batch_size)

@@ -222,7 +222,7 @@ def _train(
 def seed_all(seed: int) -> None:
     """Do what `torch.manual_seed` does, without the search for accelerators where there is none.
 
-    On cached features that search would take a twentieth of a step.
+    On cached features that search would take a fiftieth of a step.
     """
     if torch.accelerator.is_available():
         torch.manual_seed(seed)
