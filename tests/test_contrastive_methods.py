@@ -517,7 +517,10 @@ HEALTHY = {
     ("change", "cause"),
     [
         ({"teacher_entropy": 6.19, "loss": 6.19}, r"teacher's output is uniform.*pinned at ln K"),
-        ({"teacher_entropy": 0.01, "kl": 0.01, "loss": 0.02}, "agree on one prototype"),
+        (
+            {"teacher_entropy": 0.01, "kl": 0.01, "loss": 0.02, "feature_std": 0.11},
+            "agree on one prototype",
+        ),
         ({"feature_std": 0.01, "rank": 1.0}, "output is constant"),
         ({"rank": 1.8}, "about 1.8 directions"),
         ({"positive_similarity": 1.0}, r"views .* differ too little"),
@@ -535,6 +538,9 @@ def test_a_diagnosis_reads_what_is_there():
     assert diagnose({}) is None
     assert diagnose({"loss": 6.2, "epoch": 1.0}) is None
     assert "constant" in (diagnose({"feature_std": 0.0}) or "")
+    assert "one prototype" in (diagnose({"teacher_entropy": 0.0, "kl": 0.0, "chance": 6.2}) or "")
+    # A teacher may well be sure of each picture, as long as pictures differ.
+    assert diagnose(HEALTHY | {"teacher_entropy": 0.01, "kl": 0.01, "loss": 0.02}) is None
     # A picture may well equal its caption where no spread was logged.
     assert diagnose({"positive_similarity": 1.0}) is None
 

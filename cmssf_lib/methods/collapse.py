@@ -17,6 +17,7 @@ from cmssf_lib.timing import stopwatch
 CONSTANT = 0.1  # a `feature_std` below this: the embeddings are all but equal
 FEW = 2.5  # an effective rank below this: a line, or a plane, in a space of many dimensions
 SAME = 0.9999  # a similarity above this: the views themselves are equal
+SPREAD = 0.5  # a `feature_std` above this: pictures certainly differ
 PINNED = 0.98  # a loss above this part of its value at chance has not left it
 
 
@@ -106,7 +107,9 @@ def diagnose(row: Mapping[str, float]) -> str | None:
             "the loss is pinned at ln K: the centre alone wins. Sharpen it: a lower teacher "
             "temperature, or a slower centre"
         )
-    if entropy + row.get("kl", math.nan) < 0.01 * chance:
+    # Both nearly zero is a collapse only if all pictures choose alike: where the views leave an
+    # easy answer, the teacher is rightly sure of each.
+    if entropy + row.get("kl", math.nan) < 0.01 * chance and not std > SPREAD:
         return (
             f"teacher and student agree on one prototype for every picture (loss {loss:.3f}): the "
             "sharpening alone wins. Centre the teacher's output, or let the centre follow faster"

@@ -124,7 +124,7 @@ def setting_sweeps(
                 )
         for text, height in (lines or {}).items():
             panel.axhline(height, color=PALE, linestyle=":", linewidth=1.4)
-            note(panel, 0.98, height, text, ha="right", color=PALE)
+            note(panel, 0.98, height, text, above=False, ha="right", color=PALE)
         panel.set_xticks(range(len(values)), list(values))
         panel.set_xlim(-0.4, len(values) - 0.6)
         panel.set_xlabel(setting)
