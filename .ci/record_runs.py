@@ -226,6 +226,9 @@ def main() -> int:
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
     runs = dict(commands())
+    for name in options.names:
+        if not any(run.startswith(name) for run in runs):
+            parser.error(f"no run is called {name}, or begins so; --list shows what there is")
     begins = tuple(name for name in options.names or [""] if name not in runs)
     chosen = [
         (run, arguments)

@@ -62,7 +62,7 @@ class CMSSF(nn.Module, OnTheHub):
             that the configuration names, or an encoder's configuration is inconsistent.
     """
 
-    #: `loss` gathers the vectors of all processes that train together.
+    #: `loss` gathers the vectors of all processes that train together; a task beside does not.
     compares_all_processes = True
 
     def __init__(

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cmssf_lib import cli
-from cmssf_lib.cli import commands, settings
-from cmssf_lib.data import load
+from cmssf_lib.cli import commands, settings, training
+from cmssf_lib.data import digit_scenes, load
 from cmssf_lib.evaluate import probe_report, report
 from cmssf_lib.presets import QUICK, preset
 from cmssf_lib.runs import Run, build, preset_of, run_config
@@ -96,13 +97,94 @@ def test_evaluate_completes_a_run_that_was_stopped_before_it(trained, tmp_path, 
     assert Run.load(tmp_path).outputs.keys() == Run.load(trained).outputs.keys()
 
 
-def test_evaluate_says_so_when_the_pictures_are_others(trained, tmp_path, capsys):
-    for path in trained.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    config = json.loads((trained / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "data_fingerprint": "0" * 16}))
-    assert cli.main(["evaluate", str(tmp_path)]) == 0
-    assert "these pictures are not the ones of the recorded run" in capsys.readouterr().out
+def test_words_of_other_pictures_are_not_guessed(trained, tmp_path, capsys):
+    copy_of(trained, tmp_path / "run")
+    of_other_pictures(tmp_path / "run")
+    assert cli.main(["evaluate", str(tmp_path / "run")]) == 2
+    assert "so the words of its tokenizer are not known" in capsys.readouterr().err
+
+
+def of_other_pictures(folder):
+    """Change a run as if it had been trained on pictures that are not here."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "data_fingerprint": "0" * 16}))
+
+
+def copy_of(run, folder, without=()):
+    """Copy a run's files; return what is in each."""
+    folder.mkdir(parents=True)
+    for path in run.iterdir():
+        if path.name not in without:
+            (folder / path.name).write_bytes(path.read_bytes())
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("change", ["--epochs=2", "--epochs=0", "--seed=9"])
+def test_a_finished_run_is_refused_whatever_is_asked_of_it(trained, tmp_path, change, capsys):
+    for light in ((), ("model.safetensors", "outputs.npz")):
+        folder = tmp_path / f"run{len(light)}"
+        before = copy_of(trained, folder, without=light)
+        command = ["train", "cmssf", "--preset=quick", "--epochs=2", f"--run={folder}", *TINY]
+        assert cli.main([*command, change]) == 2
+        assert " holds a " in capsys.readouterr().err
+        assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_the_same_command_measures_what_was_trained_and_not_measured(trained, tmp_path, capsys):
+    copy_of(trained, tmp_path / "run", without=("results.json", "outputs.npz"))
+    command = ["train", "cmssf", "--preset=quick", "--epochs=2", *TINY]
+    assert cli.main([*command, f"--run={tmp_path / 'run'}"]) == 0
+    assert "what is left is to measure it" in capsys.readouterr().out
+    again, before = Run.load(tmp_path / "run"), Run.load(trained)
+    assert again.results == pytest.approx(before.results)
+    assert again.history == before.history
+    peak = "peak_memory_gb"
+    assert {**again.environment, peak: 0} == {**before.environment, peak: 0}
+
+
+def test_a_picture_folder_that_moves_is_found_again(tmp_path, monkeypatch, capsys):
+    scenes = digit_scenes(train=60, test=30, image_size=16)
+    for split, part in zip(("train", "test"), scenes, strict=True):
+        for i, label in enumerate((part.labels % 2).tolist()):
+            place = tmp_path / "pictures" / split / ("even", "odd")[label]
+            place.mkdir(parents=True, exist_ok=True)
+            picture = part.images[i].permute(1, 2, 0).numpy()
+            Image.fromarray(picture).save(place / f"{i}.png")
+    folder, pictures = tmp_path / "runs" / "mine", tmp_path / "pictures"
+    command = ["train", "cmssf", "--preset=quick", "--epochs=1", f"--run={folder}", *TINY]
+    command += ["--set=data.name=image_folder", "--set=data.validation=10"]
+    assert cli.main([*command, "--set=train.batch_size=10", f"--data={pictures}"]) == 0
+    assert cli.main(["evaluate", str(folder)]) == 0  # where they were is recorded
+    index = f"--to={tmp_path / 'index'}"
+    assert cli.main(["index", str(pictures / "test"), f"--model={folder}", index]) == 0
+    moved = pictures.rename(tmp_path / "elsewhere")
+    assert cli.main(["evaluate", str(folder)]) == 2
+    assert cli.main(["evaluate", str(folder), f"--data={moved}"]) == 0
+    arguments = [str(moved / "test"), f"--model={folder}", f"--data={moved}"]
+    assert cli.main(["index", *arguments, f"--to={tmp_path / 'another'}"]) == 0
+    monkeypatch.setenv("CMSSF_DATA", str(moved))
+    assert len(load(replace(QUICK.data, name="image_folder")).train) == 60
+    monkeypatch.delenv("CMSSF_DATA")
+    with pytest.raises(ValueError, match=r"name it in data\.path or CMSSF_DATA"):
+        load(replace(QUICK.data, name="image_folder"))
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "message"),
+    [
+        ("cmssf", ["train.batch_size=64"], "data.validation=32 holds out too few"),
+        ("simclr", ["judge.per_class=1"], "a class has 1, and a linear classifier needs two"),
+        ("mae", ["fine_tune.batch_size=101"], "100 pictures, fewer than a batch of the fine"),
+    ],
+)
+def test_what_could_not_be_measured_is_refused_before_the_training(
+    method, asked, message, tmp_path, capsys
+):
+    settings = [*TINY_FEATURES, *(f"--set={setting}" for setting in asked)]
+    folder = tmp_path / "run"
+    assert cli.main(["train", method, "--preset=quick", f"--run={folder}", *settings]) == 2
+    assert message in capsys.readouterr().err
+    assert not folder.exists()
 
 
 def test_reproduce_gives_the_recorded_numbers(trained, tmp_path, monkeypatch, capsys):
@@ -112,6 +194,23 @@ def test_reproduce_gives_the_recorded_numbers(trained, tmp_path, monkeypatch, ca
     assert again.results == recorded.results
     assert again.series("loss") == recorded.series("loss")
     assert "recorded" in capsys.readouterr().out
+
+
+def test_reproducing_all_goes_on_after_what_is_done_and_what_fails(
+    trained, tmp_path, monkeypatch, capsys
+):
+    copy_of(trained, tmp_path / "records" / "quick" / "tiny")
+    copy_of(trained, tmp_path / "records" / "lost" / "tiny")
+    spoiled = tmp_path / "records" / "lost" / "tiny" / "config.json"
+    spoiled.write_text(spoiled.read_text().replace("0.003", "-1.0"))
+    before = copy_of(trained, tmp_path / "again" / "quick" / "tiny")
+    monkeypatch.setenv("CMSSF_RUNS", str(tmp_path / "records"))
+    assert cli.main(["reproduce", "--all", f"--to={tmp_path / 'again'}"]) == 2
+    out, error = capsys.readouterr()
+    assert "quick/tiny is there already" in out
+    assert "lost/tiny: epochs, batch_size and lr must be positive" in error
+    done = tmp_path / "again" / "quick" / "tiny"
+    assert {path.name: path.read_bytes() for path in done.iterdir()} == before
 
 
 def test_a_light_run_keeps_history_and_results_only(tmp_path):
@@ -146,6 +245,9 @@ def test_records_are_found_from_inside_the_repository(tmp_path, monkeypatch):
         (["train", "cmssf", "--preset=huge"], "unknown preset 'huge'; choose one of quick"),
         (["train", "cmssf", "--preset=quick", "--set=train.speed=9"], "no field 'speed'"),
         (["train", "cmssf", "--preset=quick", "--set=epochs"], "--set takes FIELD=VALUE"),
+        (["train", "cmssf", "--preset=quick", "--set=train=5"], "train=5: name one of its fields"),
+        (["train", "cmssf", "--preset=quick", "--set=train.lr.x=5"], "0.003 has no fields"),
+        (["train", "cmssf", "--preset=quick", "--set=cmssf.views.area=1"], "area takes 2 values"),
         (["train", "cmssf", "--preset=quick", "--set=train.lr=fast"], "lr is a float, such as"),
         (["evaluate", "runs/none"], "no run at runs/none"),
         (["reproduce"], "name one recorded run, or all of them"),
@@ -180,9 +282,22 @@ def test_ctrl_c_is_not_a_traceback(monkeypatch, capsys):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt("stopped after step 5 of 9; go on with the folder runs/x")
 
-    monkeypatch.setattr(commands, "load_data", stop)
+    monkeypatch.setattr(training, "load", stop)
     assert cli.main(["train", "cmssf", "--preset=quick"]) == 130
     assert "go on with the folder runs/x" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [(KeyboardInterrupt(), 130, "stopped"), (MemoryError("4 crops need 9 GB"), 2, "need 9 GB")],
+)
+def test_an_interruption_and_too_little_memory_are_said(error, code, said, monkeypatch, capsys):
+    def stop(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(training, "load", stop)
+    assert cli.main(["train", "cmssf", "--preset=quick"]) == code
+    assert said in capsys.readouterr().err
 
 
 def test_change_reads_truth_and_lists_of_words():
@@ -266,6 +381,17 @@ def test_another_preset_keeps_what_makes_the_run():
     assert commands.with_preset("paper", "cmssf", changed).cmssf == replace(
         preset("paper").cmssf, **kept
     )
+    for method, crippled in (
+        ("byol", "predictor=False"), ("byol", "stop_gradient=False"), ("moco", "in_batch=False"),
+        ("mae", "normalise=True"),
+    ):  # fmt: skip
+        name, value = crippled.split("=")
+        kept = settings.change(preset("quick", method), [f"{method}.{crippled}"])
+        other = getattr(commands.with_preset("standard", method, kept), method)
+        assert str(getattr(other, name)) == value
+    begun = settings.change(QUICK, ["vision.weights=quick/dino-s0"])
+    with pytest.raises(ValueError, match="weights of quick/dino-s0, which fit the preset 'quick'"):
+        commands.with_preset("standard", "cmssf", begun)
     untrained = settings.change(preset("quick", "byol"), ["train.epochs=0"])
     assert commands.with_preset("paper", "byol", untrained).train.epochs == 0
 

@@ -182,7 +182,7 @@ def test_the_stem_makes_the_backbone_see_one_bright_pixel():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "resnet"}, "unknown vision encoder 'resnet'; choose 'plain', 'conv_stem' or"),
+        ({"kind": "resnet"}, "unknown vision encoder 'resnet'; choose 'plain', 'conv_stem', 'conv"),
         ({"image_size": 18}, "patches of 4 pixels do not tile a picture of 18"),
         ({"heads": 3}, "width 32 does not divide among 3 heads"),
         ({"kind": "conv_stem", "patch_size": 8}, "reduces by 4; got patch_size=8"),

@@ -21,7 +21,8 @@ from torch import Tensor
 from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.evaluate import classify, embed_texts, zero_shot, zero_shot_prompts
 from cmssf_lib.index import Changes, Index, fingerprint, folder, index_folder, nearest, search
-from cmssf_lib.presets import CMSSFConfig, TextConfig, ViewsConfig, VisionConfig
+from cmssf_lib.methods import SimCLR
+from cmssf_lib.presets import CMSSFConfig, SimCLRConfig, TextConfig, ViewsConfig, VisionConfig
 
 SIDE = 8  # of the pictures that the encoder works at
 
@@ -463,6 +464,20 @@ def test_a_model_keeps_its_fingerprint_when_it_is_saved(model, tmp_path):
     model.save_pretrained(tmp_path)
     assert fingerprint(CMSSF.from_pretrained(tmp_path)) == fingerprint(model)
     assert fingerprint(model) == fingerprint(new_model())
+
+
+def test_a_task_beside_does_not_change_the_fingerprint(tmp_path):
+    """It is not saved, and the same model must find its index again."""
+    vision = VisionConfig(image_size=SIDE, width=16, depth=1, heads=2)
+    task = SimCLR(vision, SimCLRConfig(hidden=16, dim=8))
+    config = CMSSFConfig(dim=12, hidden=16, image_loss="simclr")
+    text = TextConfig(width=16, depth=1, heads=2)
+    joint = CMSSF(vision, text, config, ["a red seven"], image_task=task)
+    joint.save_pretrained(tmp_path)
+    assert fingerprint(CMSSF.from_pretrained(tmp_path)) == fingerprint(joint)
+    with torch.no_grad():
+        joint.image_encoder.backbone.cls_token += 1  # the task's own, too
+    assert fingerprint(CMSSF.from_pretrained(tmp_path)) != fingerprint(joint)
 
 
 @pytest.mark.parametrize("change", ["weight", "statistics", "words", "pixels"])

@@ -7,12 +7,14 @@ import torch
 
 from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import batches, digit_scenes
-from cmssf_lib.encoders import ImageEncoder
+from cmssf_lib.encoders import ConvStem, ImageEncoder, load_weights
+from cmssf_lib.index import fingerprint
 from cmssf_lib.methods import DINO, SimCLR
 from cmssf_lib.presets import (
     QUICK,
     CMSSFConfig,
     DINOConfig,
+    MAEConfig,
     SimCLRConfig,
     TextConfig,
     TrainConfig,
@@ -137,6 +139,7 @@ def recorded(tmp_path, data, name):
         vision=VISION,
         simclr=SIMCLR,
         dino=DINO_,
+        mae=MAEConfig(width=8, depth=1, heads=2),
         train=TrainConfig(epochs=1, batch_size=32),
     )
     run = Run(tmp_path / "book" / "runs" / "tiny" / name)
@@ -179,3 +182,62 @@ def test_a_recorded_run_is_found_by_its_name(tmp_path, data, monkeypatch):
         file.unlink()
     again = Run.load(run.path).method(data).eval()
     assert torch.equal(again.features(pictures), begun.features(pictures))
+
+
+@pytest.fixture(scope="module")
+def from_mae(tmp_path_factory, data):
+    """An MAE's folder and features, and the folder and configuration of a CMSSF begun with it."""
+    tmp_path = tmp_path_factory.mktemp("mae")
+    folder, method = recorded(tmp_path, data, "mae")
+    preset = replace(QUICK, vision=replace(VISION, weights=str(folder)), text=TEXT)
+    run = Run(tmp_path / "begun")
+    run.config = run_config(preset, "cmssf", data)
+    run.save()
+    run.save_weights(build(run.config, data))
+    return folder, method.eval().features(data.images[:8]), run
+
+
+def test_an_encoder_that_goes_on_from_mae_takes_patches_apart(from_mae, data):
+    """As MAE's features do; the weights fit either way."""
+    folder, features, _ = from_mae
+    for path in (folder, folder / "model.safetensors"):
+        begun = ImageEncoder(replace(VISION, weights=str(path))).eval()
+        assert torch.equal(begun(data.images[:8]), features)
+    other = ImageEncoder(VISION).eval()
+    load_weights(other.backbone, folder)
+    assert torch.equal(other(data.images[:8]), features)
+    other.backbone.patch_embed.apart = False
+    assert not torch.allclose(other(data.images[:8]), features, atol=1e-2)
+
+
+def test_what_began_with_mae_is_read_as_it_was_trained(from_mae, data, tmp_path):
+    """Nothing but its own folder says how: by itself, shared, and as the start of another."""
+    _, features, run = from_mae
+    pictures = data.images[:8]
+    (moved := tmp_path / "moved").mkdir()
+    for file in ("config.json", "model.safetensors"):
+        (moved / file).write_bytes((run.path / file).read_bytes())
+    read = Run.load(moved)
+    read.config["vision"]["weights"] = "gone"
+    method = read.method(data).eval()
+    assert torch.equal(method.features(pictures), features)
+    method.save_pretrained(tmp_path / "shared")
+    shared = CMSSF.from_pretrained(tmp_path / "shared")
+    assert torch.equal(shared.features(pictures), features)
+    for start in (moved, tmp_path / "shared"):
+        begun = ImageEncoder(replace(VISION, weights=str(start))).eval()
+        assert torch.equal(begun(pictures), features)
+    # The same weights in an ordinary stem are another model.
+    plain = CMSSF(VISION, TEXT, method.config, data.unique_captions)
+    plain.load_state_dict(method.state_dict())
+    assert fingerprint(shared) == fingerprint(method) != fingerprint(plain)
+
+
+@BOTH
+def test_an_encoder_that_goes_on_from_another_method_does_not(tmp_path, data, name):
+    folder, _ = recorded(tmp_path, data, name)
+    vision = replace(VISION, weights=str(folder))
+    begun = ImageEncoder(vision)
+    assert isinstance(begun.backbone.patch_embed, ConvStem)
+    assert not begun.backbone.patch_embed.apart
+    assert begun.config == vision

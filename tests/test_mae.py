@@ -3,17 +3,20 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cmssf_lib.cli import measure
 from cmssf_lib.data import digit_scenes
 from cmssf_lib.data.batch import make_batch
 from cmssf_lib.losses import mae_loss, normalise_patches, patchify, unpatchify
 from cmssf_lib.methods import MAE
 from cmssf_lib.methods.mae import sincos
-from cmssf_lib.presets import MAEConfig, TrainConfig, ViewsConfig, VisionConfig
+from cmssf_lib.presets import QUICK, MAEConfig, TrainConfig, ViewsConfig, VisionConfig
+from cmssf_lib.runs import Run, build, run_config
 from cmssf_lib.train import fit
 
 PLAIN = VisionConfig(kind="plain", image_size=16, width=16, depth=1, heads=2)
@@ -293,3 +296,30 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(data, tmp_path):
     fit(again, data, config, run=tmp_path / "broken", progress=False)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_the_untrained_baseline_is_fresh_wherever_mae_began(tmp_path, monkeypatch):
+    splits = digit_scenes("colour", train=20, test=10, image_size=16)
+    preset = dataclasses.replace(QUICK, vision=STEM, mae=SMALL)
+    began = Run(tmp_path / "began")
+    began.config = run_config(preset, "mae", splits.train)
+    learned = mae()
+    learned.image_encoder.backbone.cls_token.data += 1
+    began.save_weights(learned)
+    start = dataclasses.replace(STEM, weights=str(began.path))
+    preset = dataclasses.replace(preset, vision=start)
+    method = build(run_config(preset, "mae", splits.train), splits.train)
+    judged = []
+
+    def judge(method, splits, preset, tune):
+        judged.append(method)
+        return {"knn": 0.5}, {"labels": np.zeros(1), "knn": np.zeros(1)}
+
+    monkeypatch.setattr(measure, "_judge_features", judge)
+    results, _ = measure.measures("mae").judge(method, splits, preset)
+    assert set(results) == {"knn", "untrained_knn"}
+    begun = judged[0].image_encoder.backbone.cls_token
+    assert torch.equal(begun, learned.image_encoder.backbone.cls_token)
+    fresh = run_config(dataclasses.replace(preset, vision=STEM), "mae", splits.train)
+    expected = build(fresh, splits.train).state_dict()
+    assert all(torch.equal(v, expected[k]) for k, v in judged[1].state_dict().items())

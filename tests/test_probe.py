@@ -490,3 +490,21 @@ def test_fine_tuning_refuses():
         tune(encoder(), colour_data(9))
     with pytest.raises(ValueError, match="the smallest choice of labels holds 6 pictures"):
         fine_tune_report(encoder(), splits(), per_class=2, steps=5, batch_size=12, lr=1e-2)
+
+
+def test_a_frozen_cmssf_trains_with_its_norms_and_stays_frozen_itself():
+    """A tower in evaluation mode would keep the statistics that it brought along."""
+    torch.manual_seed(0)
+    data = splits().train
+    vision = VisionConfig(image_size=12, width=16, depth=1, heads=2)  # with batch norm
+    config = CMSSFConfig(dim=8, hidden=8, freeze_image=True)
+    method = CMSSF(vision, TextConfig(width=16, depth=1, heads=2), config, data.captions)
+    with unmoved(method):
+        tuned = finetune.FineTuned(method, 16, 3, ViewsConfig()).train()
+        norms = [m for m in tuned.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        assert norms
+        assert all(norm.training for norm in norms)
+        before = norms[0].running_mean.clone()
+        tuned.features(data.images)
+        assert not norms[0].running_mean.equal(before)
+    assert not any(module.training for module in method.train().image_encoder.modules())

@@ -20,10 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 from cmssf_lib import cli, processes
 from cmssf_lib.cmssf import CMSSF, LOSSES
 from cmssf_lib.data import batches, digit_scenes
-from cmssf_lib.methods import SimCLR
+from cmssf_lib.methods import DINO, SimCLR
 from cmssf_lib.presets import (
     QUICK,
     CMSSFConfig,
+    DINOConfig,
     SimCLRConfig,
     TextConfig,
     TrainConfig,
@@ -289,6 +290,12 @@ def test_what_several_processes_cannot_train_is_refused():
         check_processes(fine, config, 3)
     with pytest.raises(ValueError, match="SimCLR would compare the pictures of one process only"):
         check_processes(SimCLR(VISION, SimCLRConfig()), config, 2)
+    for name, kind, own in (("simclr", SimCLR, SimCLRConfig()), ("dino", DINO, DINOConfig())):
+        beside = replace(TINY.cmssf, image_loss=name)
+        joint = CMSSF(VISION, TEXT, beside, ["a one"], image_task=kind(VISION, own))
+        check_processes(joint, config, 1)
+        with pytest.raises(ValueError, match=rf"{kind.__name__}, which .* \(cmssf\.image_loss\)"):
+            check_processes(joint, config, 2)
     normed = CMSSF(replace(VISION, norm="batch"), TEXT, CMSSFConfig(), ["a one"])
     with pytest.raises(ValueError, match=r"batch norm .* take vision\.norm=group"):
         check_processes(normed, config, 2)

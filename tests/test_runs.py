@@ -1,7 +1,11 @@
 """Runs on disk: written whole, read back equal, refused when damaged."""
 
 import errno
+import fcntl
+import importlib.metadata
 import json
+import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from cmssf_lib.cli import parser
+from cmssf_lib.cli.commands import preset_asked_for
 from cmssf_lib.data import digit_scenes
 from cmssf_lib.presets import PRESETS, QUICK
 from cmssf_lib.runs import (
@@ -23,6 +29,7 @@ from cmssf_lib.runs import (
     preset_of,
     read_tensors,
     run_config,
+    setup,
     write_tensors,
 )
 
@@ -73,9 +80,28 @@ def test_a_run_in_memory_writes_nothing(tmp_path, monkeypatch, data):
     assert run.name == "in memory"
 
 
-def test_name_and_command_come_from_the_folder(run):
+def test_a_recorded_run_is_named_by_its_place_and_reproduced(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("CMSSF_RUNS", str(tmp_path / "runs"))
     assert run.name == "quick/tiny"
     assert run.command == "cmssf reproduce quick/tiny"
+    # Whatever the folder of the records is called, and wherever it lies.
+    monkeypatch.setenv("CMSSF_RUNS", str(tmp_path / "runs" / "book" / "records"))
+    inside = Run(tmp_path / "runs" / "book" / "records" / "quick" / "other")
+    assert (inside.name, inside.command) == ("quick/other", "cmssf reproduce quick/other")
+    assert Run(tmp_path / "runs" / "mine" / "runs" / "a").name == "a"
+
+
+def test_the_command_of_another_run_trains_what_it_trained(run, data, monkeypatch, tmp_path):
+    monkeypatch.setenv("CMSSF_RUNS", str(tmp_path / "elsewhere"))
+    run.config["cmssf"]["views"] |= {"area": [0.5, 1.0], "flip": 0.5}
+    run.config["train"]["lr"] = 1e-5
+    words = shlex.split(run.command)
+    assert words[:2] == ["cmssf", "train"]
+    options = parser().parse_args(words[1:])
+    assert run_config(preset_asked_for(options), options.method, data) == run.config
+    mine = Run()
+    mine.config = {"train": {}}
+    assert mine.command == "a call of fit"
 
 
 def test_series_returns_a_column_or_names_the_columns_there_are(run):
@@ -92,12 +118,33 @@ def test_a_missing_run_is_refused_with_the_names_of_its_neighbours(run):
         Run.load(run.path.parent / "tony")
 
 
-@pytest.mark.parametrize("name", ["config.json", "results.json", "environment.json"])
-def test_damaged_json_is_named(run, name):
+@pytest.mark.parametrize(
+    "name", ["config.json", "results.json", "environment.json", "history.csv", "outputs.npz"]
+)
+def test_a_damaged_file_is_named(run, name):
     run.save()
-    (run.path / name).write_text('{"half": ')
+    whole = (run.path / name).read_bytes()
+    (run.path / name).write_bytes(whole[:-8] + b'"')
     with pytest.raises(ValueError, match=f"{name} is damaged"):
         Run.load(run.path)
+
+
+def test_other_folders_with_a_configuration_are_no_runs(run, tmp_path):
+    run.save()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"vision": {}}')
+    assert [found.name for found in all_runs(tmp_path)] == ["quick/tiny"]
+
+
+def test_weights_come_back_ready_to_be_measured(run, data):
+    run.save()
+    run.save_weights(build(run.config, data))
+    assert not any(module.training for module in run.method(data).modules())
+
+
+def test_a_run_of_ones_own_method_is_not_guessed_at():
+    with pytest.raises(ValueError, match="trained by `fit` without a configuration"):
+        preset_of({"train": {}, "data_fingerprint": "0"})
 
 
 def test_weights_read_back_equal(run, data):
@@ -111,8 +158,15 @@ def test_weights_read_back_equal(run, data):
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
-def test_a_run_without_weights_says_how_to_make_them(run, data):
+def test_a_run_without_weights_says_how_to_make_them(run, data, monkeypatch, tmp_path):
     run.save()
+    with pytest.raises(FileNotFoundError, match=r"holds no weights.*: cmssf train cmssf --preset"):
+        run.method(data)
+    (run.path / "checkpoint.safetensors").touch()
+    with pytest.raises(FileNotFoundError, match=rf"is not finished; .* --run {run.path}$"):
+        run.method(data)
+    (run.path / "checkpoint.safetensors").unlink()
+    monkeypatch.setenv("CMSSF_RUNS", str(tmp_path / "runs"))
     with pytest.raises(FileNotFoundError, match=r"holds no weights.*cmssf reproduce quick/tiny"):
         run.method(data)
 
@@ -167,6 +221,17 @@ def test_the_system_s_own_full_disk_error_is_recognised(tmp_path):
     assert caught.value.errno == errno.ENOSPC
 
 
+def test_a_file_is_synced_while_it_may_be_written(tmp_path, monkeypatch):
+    """Windows refuses to sync a file that was opened for reading."""
+    modes = []
+    monkeypatch.setattr(
+        files.os, "fsync", lambda number: modes.append(fcntl.fcntl(number, fcntl.F_GETFL))
+    )
+    files.write_json(tmp_path / "a.json", {"a": 1})
+    assert [mode & os.O_ACCMODE for mode in modes] == [os.O_RDWR]
+    assert files.read_json(tmp_path / "a.json") == {"a": 1}
+
+
 def test_only_one_process_trains_in_a_folder(run):
     lock = run.lock()
     code = f"from cmssf_lib.runs import Run; Run({str(run.path)!r}).lock()"
@@ -211,10 +276,43 @@ def test_all_runs_finds_them_in_order(run):
 
 def test_the_environment_names_versions_and_processor():
     here = environment("cpu")
-    assert here["torch"] == torch.__version__.split("+")[0] or here["torch"]
+    assert here["torch"] == importlib.metadata.version("torch")
+    # A wheel may name its kind in one place and not in the other: 2.9.0 and 2.9.0+cpu.
+    assert here["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert here["processor"]
     assert here["cores"] >= 1
     json.dumps(here)
+
+
+def repository(folder):
+    """Make a repository of one commit, and return the commit."""
+    folder.mkdir(parents=True)
+    git = ["git", "-C", folder, "-c", "user.name=A", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *command], check=True)
+    said = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    return said.stdout.strip()
+
+
+def test_the_commit_is_the_librarys_own(tmp_path, monkeypatch):
+    """Of a clone or a worktree; not of a repository that a virtual environment lies in."""
+    clone, tree = tmp_path / "clone", tmp_path / "tree"
+    commit = repository(clone)
+    subprocess.run(["git", "-C", clone, "worktree", "add", "-q", tree], check=True)
+    assert (tree / ".git").is_file()
+    installed = clone / ".venv" / "lib" / "site-packages"
+    for root in (clone, tree, installed):
+        (root / "cmssf_lib" / "runs").mkdir(parents=True)
+        monkeypatch.setattr(setup, "__file__", str(root / "cmssf_lib" / "runs" / "setup.py"))
+        named = environment()["commit"]
+        assert named == "not in a repository" if root == installed else commit.startswith(named)
+
+
+def test_a_machine_without_git_trains_too(monkeypatch, tmp_path):
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(setup, "__file__", str(tmp_path / "cmssf_lib" / "runs" / "setup.py"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment()["commit"] == "not in a repository"
 
 
 def test_finished_is_when_every_epoch_is_done(run):
@@ -232,7 +330,8 @@ def made(root, name, seed, minutes):
     return run
 
 
-def test_a_card_has_a_row_for_each_training(tmp_path):
+def test_a_card_has_a_row_for_each_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("CMSSF_RUNS", str(tmp_path / "runs"))
     first = [made(tmp_path, "simclr", seed, minutes) for seed, minutes in ((0, 1), (1, 4), (2, 3))]
     other = made(tmp_path, "moco", 5, 12)
     other.environment = {"device": "NVIDIA H100"}

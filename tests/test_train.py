@@ -1,5 +1,6 @@
 """The training loop: it learns, it stops in time, and it goes on bit for bit."""
 
+import json
 import os
 import signal
 import subprocess
@@ -331,6 +332,33 @@ def test_ctrl_c_outside_the_main_thread_is_not_ours_to_catch():
     assert caught == [[]]
 
 
+def test_ctrl_c_in_the_last_step_is_heard_once_the_weights_are_kept(tmp_path, data):
+    class Stopped(Linear):
+        def after_step(self, progress):
+            if progress == 1:
+                signal.raise_signal(signal.SIGINT)
+
+    config = TrainConfig(epochs=1, batch_size=32)
+    with pytest.raises(KeyboardInterrupt, match="the training is over"):
+        fit(Stopped(), data, config, run=tmp_path, progress=False)
+    assert (tmp_path / "model.safetensors").is_file()
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_each_training_has_its_own_precision(data):
+    kinds = []
+
+    class Watched(Linear):
+        def loss(self, batch):
+            kinds.append((self.layer.weight.new_ones(1, 3) @ self.layer.weight.T).dtype)
+            return super().loss(batch)
+
+    for precision in ("no", "bf16", "no"):
+        config = TrainConfig(epochs=1, batch_size=96, precision=precision)
+        fit(Watched(), data, config, progress=False)
+    assert kinds == [torch.float32, torch.bfloat16, torch.float32]
+
+
 def test_signal_handlers_are_put_back(data):
     before = signal.getsignal(signal.SIGINT)
     fit(Linear(), data, TrainConfig(epochs=1, batch_size=32), progress=False)
@@ -358,6 +386,18 @@ class Spoiled(Linear):
         return result
 
 
+def test_a_first_step_that_fails_promises_no_checkpoint_and_binds_nobody(tmp_path, data):
+    run, method, config = new_run(data, tmp_path, lr=0.5)
+    with torch.no_grad():
+        next(method.image_head.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError) as error:
+        fit(method, data, config, run=run, progress=False)
+    assert "untouched" not in str(error.value)
+    run, method, config = new_run(data, tmp_path)  # with another learning rate, in the same folder
+    fit(method, data, config, run=run, progress=False)
+    assert Run.load(tmp_path).config["train"]["lr"] == 1e-3
+
+
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, data, what):
     method = Spoiled(what)
@@ -379,6 +419,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(tmp_
         ({"epochs": 0}, "must be positive"),
         ({"lr": -1.0}, "must be positive"),
         ({"warmup": 1.0}, "warmup is a part of the training"),
+        ({"precision": "fp16"}, "unknown precision 'fp16'; choose .*bf16"),
         ({"batch_size": 97}, "holds 96 pictures, fewer than one batch of 97"),
     ],
 )
@@ -435,6 +476,33 @@ def test_what_changes_memory_and_not_the_result_may_change_on_the_way(tmp_path):
         ValueError, match=r"configuration: cmssf\.dim \(recorded 8, asked for 9\)\. Go"
     ):
         checkpoint_file.refuse_other_config({"cmssf": {"dim": 8, "chunk": 0}}, run)
+
+
+def test_a_run_goes_on_when_the_library_has_a_new_setting(tmp_path, data):
+    interrupted_run(data, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["train"]["text_lr"], config["cmssf"]["views"]["solarise"]  # as if younger than it
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    run, method, config = new_run(data, tmp_path)
+    assert len(fit(method, data, config, run=run, progress=False).history) == 2
+
+
+def test_the_states_of_a_run_and_what_each_means(tmp_path, data):
+    run, method, config = new_run(data, tmp_path)
+    assert train.state(new_run(data)[0]) == train.state(run) == "new"
+    run.save()  # nothing was trained: another try is free
+    assert train.state(new_run(data, tmp_path, lr=0.5)[0]) == "new"
+    (tmp_path / "config.json").unlink()
+    interrupted_run(data, tmp_path)
+    assert train.state(run) == "under way"
+    run = fit(method, data, config, run=run, progress=False)
+    assert train.state(run) == "trained"
+    run.results = {"zero_shot": 0.5}
+    run.save()
+    (tmp_path / "model.safetensors").unlink()  # as --light does
+    assert train.state(run) == "measured"
+    with pytest.raises(ValueError, match="holds a finished run"):
+        fit(method, data, config, run=new_run(data, tmp_path)[0], progress=False)
 
 
 def test_a_resume_with_other_pictures_is_refused(tmp_path, data):

@@ -26,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.command(options)
     except KeyboardInterrupt as interruption:
-        print(f"\ncmssf: {interruption or 'stopped'}", file=sys.stderr)
+        print(f"\ncmssf: {str(interruption) or 'stopped'}", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, FileNotFoundError, RuntimeError, OSError, FloatingPointError) as error:
+    except (ValueError, RuntimeError, OSError, FloatingPointError, MemoryError) as error:
         print(f"cmssf: {error}", file=sys.stderr)
         return MISTAKE
     return 0
@@ -85,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     index.add_argument(
         "--skip-unreadable", action="store_true", help="go on without pictures that are damaged"
     )
+    index.add_argument("--data", help="where a run's own pictures are now, if --model is a run")
     index.set_defaults(command=index_command)
 
     search = commands.add_parser("search", help="find pictures by a sentence")
@@ -92,5 +93,6 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--index", default=INDEX, help="its folder (default: %(default)s)")
     search.add_argument("--model", help=f"{where} (default: the one that made the index)")
     search.add_argument("-k", type=int, default=10, help="how many (default: %(default)s)")
+    search.add_argument("--data", help="where a run's own pictures are now, if the model is a run")
     search.set_defaults(command=search_command)
     return top

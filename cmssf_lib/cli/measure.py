@@ -29,7 +29,7 @@ from cmssf_lib.evaluate import (
 )
 from cmssf_lib.fusion import FusionClassifier
 from cmssf_lib.presets import Preset
-from cmssf_lib.runs import build, run_config
+from cmssf_lib.runs import Run, build, run_config
 
 Results = dict[str, float]
 Outputs = dict[str, np.ndarray]
@@ -45,20 +45,31 @@ class Measures:
             fitted on held-out pictures.
         judge: Called with method, splits and preset, once, at the end: the results, and the
             arrays behind them.
-        headline: The result that a list of runs shows.
+        headlines: The result that a list of runs shows, or the next where a run lacks it: which
+            results there are depends on the labels that the preset asks for.
         watched: The column of the history that the line of an epoch shows.
     """
 
     monitor: Callable[[nn.Module, ImageTextData, ImageTextData, Preset], Mapping[str, float]]
     finish: Callable[[nn.Module, ImageTextData], None]
     judge: Callable[[nn.Module, Splits, Preset], tuple[Results, Outputs]]
-    headline: str
+    headlines: tuple[str, ...]
     watched: str
 
 
 def measures(method: str) -> Measures:
     """Return how a method is judged, by its name."""
     return {"cmssf": _CMSSF, "fusion": _FUSION, "mae": _MAE}.get(method, _FEATURES)
+
+
+def headline(run: Run) -> tuple[str, float] | None:
+    """Return the name and the value of the result that a list of runs shows.
+
+    Args:
+        run: Measured, or not yet: ``None``.
+    """
+    names = measures(run.config.get("method", "")).headlines
+    return next(((name, run.results[name]) for name in names if name in run.results), None)
 
 
 def _monitor_cmssf(
@@ -103,7 +114,7 @@ _CMSSF = Measures(
     monitor=_monitor_cmssf,
     finish=lambda method, validation: None,
     judge=_judge_cmssf,
-    headline="zero_shot",
+    headlines=("zero_shot", "knn"),
     watched="validation_zero_shot",
 )
 
@@ -131,7 +142,7 @@ _FUSION = Measures(
     monitor=_monitor_fusion,
     finish=_finish_fusion,
     judge=_judge_fusion,
-    headline="accuracy",
+    headlines=("accuracy",),
     watched="validation_accuracy",
 )
 
@@ -186,16 +197,17 @@ _FEATURES = Measures(
     monitor=_monitor_features,
     finish=lambda method, validation: None,
     judge=_judge_features,
-    headline="knn",
+    headlines=("knn",),
     watched="validation_knn",
 )
 
 
 def _judge_mae(method: nn.Module, splits: Splits, preset: Preset) -> tuple[Results, Outputs]:
-    """Judge the weights as a start, too, beside fresh weights."""
+    """Judge the weights as a start, too, beside fresh weights: also where MAE began with others."""
     results, outputs = _judge_features(method, splits, preset, tune=True)
     if preset.fine_tune.baseline:
-        fresh = build(run_config(preset, "mae", splits.train), splits.train)
+        begun = replace(preset, vision=replace(preset.vision, weights=""))
+        fresh = build(run_config(begun, "mae", splits.train), splits.train)
         fresh.to(next(method.parameters()).device)
         found, answers = _judge_features(fresh, splits, preset, tune=True)
         del answers["labels"]
@@ -205,4 +217,8 @@ def _judge_mae(method: nn.Module, splits: Splits, preset: Preset) -> tuple[Resul
 
 
 # A masked autoencoder's features are half-way to its decoder: what counts is where they lead to.
-_MAE = replace(_FEATURES, judge=_judge_mae, headline="fine_tuned_10_per_class")
+_MAE = replace(
+    _FEATURES,
+    judge=_judge_mae,
+    headlines=("fine_tuned_10_per_class", "fine_tuned_1pct", "knn"),
+)

@@ -29,7 +29,7 @@ def index_command(options: argparse.Namespace) -> None:
             f"{options.to} is the index of another folder, {old.folder}: name a place for this one "
             "with --to, or delete the old one"
         )
-    model, name = trained_model(options.model)
+    model, name = trained_model(options.model, options.data)
     if old is not None and old.model != fingerprint(model):
         note(f"{options.to} was made by another model: every picture is encoded again")
         old = None
@@ -62,7 +62,7 @@ def search_command(options: argparse.Namespace) -> None:
         raise FileNotFoundError(
             f"the folder {index.folder} of this index is gone: put it back, or index another one"
         )
-    model, _ = trained_model(place)
+    model, _ = trained_model(place, options.data)
     hits = index.find(model, [" ".join(options.words)], options.k)[0]
     for rank, hit in enumerate(hits, start=1):
         print(f"{rank:4} {hit.similarity:7.3f}  {printable(hit_line(index.folder, hit))}")
@@ -72,12 +72,13 @@ def search_command(options: argparse.Namespace) -> None:
         note(f"some of these are gone; to index what is there: cmssf index {index.folder}")
 
 
-def trained_model(place: str) -> tuple[CMSSF, str]:
+def trained_model(place: str, pictures: str | None = None) -> tuple[CMSSF, str]:
     """Read a trained CMSSF, to where it runs fastest.
 
     Args:
         place: A folder that `save_pretrained` wrote, a run's folder with weights, or a name on
             Hugging Face's hub.
+        pictures: The folder that a run's own pictures are in; None for the recorded one.
 
     Returns:
         The model, and where it can be read again from any folder.
@@ -96,7 +97,7 @@ def trained_model(place: str) -> tuple[CMSSF, str]:
                 f"the run {folder} trained {run.config['method']}, which has no space for words "
                 "and pictures: search with a model of `cmssf train cmssf`"
             )
-        data = load_data(preset_of(run.config), None).train
+        data = load_data(preset_of(run.config), pictures).train
         if data.fingerprint != run.config["data_fingerprint"]:
             raise ValueError(
                 f"the run {folder} was trained on other data than are here (fingerprint "

@@ -1,8 +1,8 @@
 """Settings from the command line: ``--set FIELD=VALUE``."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, get_args, get_type_hints
 
 from cmssf_lib.presets import Preset
 
@@ -27,18 +27,29 @@ def change(chosen: Preset, assignments: Sequence[str]) -> Preset:
 
 
 def _changed(config: Any, path: Sequence[str], text: str, assignment: str) -> Any:
-    known = [field.name for field in fields(config)]
+    known = [field.name for field in fields(config)] if is_dataclass(config) else []
+    if not known:
+        raise ValueError(f"--set {assignment}: {config!r} has no fields")
     if path[0] not in known:
         raise ValueError(f"--set {assignment}: no field {path[0]!r}; there are {', '.join(known)}")
     old = getattr(config, path[0])
     if len(path) > 1:
         return replace(config, **{path[0]: _changed(old, path[1:], text, assignment)})
+    if is_dataclass(old):
+        inside = ", ".join(field.name for field in fields(old))
+        raise ValueError(f"--set {assignment}: name one of its fields: {inside}")
     try:
         new = _read(old, text)
     except ValueError as error:
         raise ValueError(
             f"--set {assignment}: {path[0]} is a {type(old).__name__}, such as {old!r}"
         ) from error
+    parts = get_args(get_type_hints(type(config))[path[0]])
+    if isinstance(new, tuple) and Ellipsis not in parts and len(new) != len(parts):
+        raise ValueError(
+            f"--set {assignment}: {path[0]} takes {len(parts)} values, such as "
+            f"{','.join(map(str, old))}"
+        )
     return replace(config, **{path[0]: new})
 
 

@@ -6,6 +6,8 @@ functions of `corrupt` change what is said and heard. `load` does what a preset 
 hands out what `fit` trains on.
 """
 
+import os
+
 from cmssf_lib.data.batch import Batch, batches, step_seed
 from cmssf_lib.data.caption_files import read_captions
 from cmssf_lib.data.clues import (
@@ -87,10 +89,13 @@ def _pictures(config: DataConfig) -> Splits:
     if config.name == "cifar10":
         return cifar10(config.path)
     if config.name == "image_folder":
-        if config.path is None:
-            raise ValueError("the data 'image_folder' needs a path: a folder with train/ and test/")
-        size = config.image_size
-        return image_folder(config.path, image_size=size, captions=config.captions)
+        path, size = config.path or os.environ.get("CMSSF_DATA"), config.image_size
+        if path is None:
+            raise ValueError(
+                "the data 'image_folder' needs a folder with train/ and test/: name it in "
+                "data.path or CMSSF_DATA"
+            )
+        return image_folder(path, image_size=size, captions=config.captions)
     if config.flavour == "two":
         return digit_questions(**sizes, seed=config.seed)
     return digit_scenes(config.flavour, **sizes, seed=config.seed)

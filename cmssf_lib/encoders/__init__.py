@@ -10,7 +10,8 @@ from cmssf_lib.encoders.audio import AudioEncoder, AudioTokens, log_mel
 from cmssf_lib.encoders.heads import BatchNormHead, ProjectionHead
 from cmssf_lib.encoders.stem import ConvStem
 from cmssf_lib.encoders.text import TextEncoder
-from cmssf_lib.encoders.vision import ImageEncoder, load_weights
+from cmssf_lib.encoders.vision import ImageEncoder
+from cmssf_lib.encoders.weights import load_weights
 
 __all__ = [
     "AudioEncoder",

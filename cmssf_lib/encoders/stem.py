@@ -36,6 +36,7 @@ class ConvStem(nn.Module):
         in_chans: int,
         embed_dim: int,
         norm: str = "batch",
+        apart: bool = False,
         **_: object,
     ) -> None:
         super().__init__()
@@ -43,7 +44,7 @@ class ConvStem(nn.Module):
             raise ValueError(f"unknown norm {norm!r}; choose 'batch' or 'group'")
         if patch_size != 4:
             raise ValueError(f"the convolutional stem reduces by 4; got patch_size={patch_size}")
-        self.apart = False
+        self.apart = apart
         self.patch_size = (patch_size, patch_size)
         self.grid_size = (img_size // 4, img_size // 4)
         self.num_patches = self.grid_size[0] * self.grid_size[1]

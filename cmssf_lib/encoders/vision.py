@@ -1,20 +1,18 @@
 """From a picture to one vector: vision transformers of timm, and what they need around them."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from jaxtyping import Float, Int64, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmssf_lib.encoders.stem import ConvStem, choose
+from cmssf_lib.encoders.weights import APART, as_learned, load_weights
 from cmssf_lib.presets import VisionConfig
 from cmssf_lib.views import as_float
 
@@ -26,6 +24,8 @@ class ImageEncoder(nn.Module):
         config: Which transformer, and its size.
 
     Attributes:
+        config: As given, but for a stem that takes its patches apart as the weights it begins
+            with were learned (see `VisionConfig.weights`).
         width: Length of the vector that `forward` returns.
         backbone: The timm model.
 
@@ -39,7 +39,7 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = as_learned(config)
         self.backbone = _vision_transformer(config)
         if config.weights and config.kind != "timm":
             load_weights(self.backbone, config.weights)
@@ -154,9 +154,10 @@ class ImageEncoder(nn.Module):
 def _vision_transformer(config: VisionConfig) -> nn.Module:
     if config.kind == "timm":
         return _timm_model(config)
-    if config.kind not in ("plain", "conv_stem"):
+    if config.kind not in ("plain", "conv_stem", APART):
         raise ValueError(
-            f"unknown vision encoder {config.kind!r}; choose 'plain', 'conv_stem' or 'timm'"
+            f"unknown vision encoder {config.kind!r}; choose 'plain', 'conv_stem', "
+            f"{APART!r} or 'timm'"
         )
     if config.image_size % config.patch_size:
         raise ValueError(
@@ -165,7 +166,7 @@ def _vision_transformer(config: VisionConfig) -> nn.Module:
         )
     if config.width % config.heads:
         raise ValueError(f"width {config.width} does not divide among {config.heads} heads")
-    stem = partial(ConvStem, norm=config.norm)
+    stem = partial(ConvStem, norm=config.norm, apart=config.kind == APART)
     return VisionTransformer(
         img_size=config.image_size,
         patch_size=config.patch_size,
@@ -176,7 +177,7 @@ def _vision_transformer(config: VisionConfig) -> nn.Module:
         # Weights scaled to the width (Xavier). The usual fixed 0.02 suits wide models; at 64 or
         # 128 it starves [CLS] of signal and the loss stays on its plateau for epochs.
         weight_init="jax",
-        embed_layer=stem if config.kind == "conv_stem" else PatchEmbed,
+        embed_layer=PatchEmbed if config.kind == "plain" else stem,
     )
 
 
@@ -209,44 +210,3 @@ def _timm_model(config: VisionConfig) -> nn.Module:
     if config.weights and not download:
         load_weights(model, config.weights)
     return model
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Fill a model from a state dict on disk; a classifier head in it is left out.
-
-    Args:
-        model: Its parameters say what is expected.
-        path: Of a ``.safetensors`` file, or of a run's folder, whose image encoder is taken: of
-            DINO the teacher, which is the one that `DINO.features` shows.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is not a safetensors file, or a name or a shape differs.
-    """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: expected a .safetensors state dict")
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
-    for encoder in ("teacher_encoder.backbone.", "image_encoder.backbone."):
-        if any(name.startswith(encoder) for name in state):
-            state = {k.removeprefix(encoder): v for k, v in state.items() if k.startswith(encoder)}
-            break
-    own = model.state_dict()
-    state = {k: v for k, v in state.items() if k in own or not k.startswith(("head.", "fc."))}
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [
-        f"{k}: {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} in the model"
-        for k in own
-        if k in state and state[k].shape != own[k].shape
-    ]
-    if missing or unexpected or shapes:
-        raise ValueError(
-            f"the weights in {path} are not for this model. Missing: {missing[:5] or 'none'}; "
-            f"unexpected: {unexpected[:5] or 'none'}; shapes that differ: {shapes[:5] or 'none'}"
-        )
-    model.load_state_dict(state)

@@ -26,7 +26,7 @@ from cmssf_lib.evaluate.classify import (
     zero_shot_prompts,
     zero_shot_prompts_from_captions,
 )
-from cmssf_lib.evaluate.draws import few_labels
+from cmssf_lib.evaluate.draws import few_labels, label_draws
 from cmssf_lib.evaluate.embeddings import (
     Embeddings,
     embed,
@@ -69,6 +69,7 @@ __all__ = [
     "fusion_report",
     "joint_ceiling",
     "knn",
+    "label_draws",
     "linear_probe",
     "monitor",
     "nearest_pixels",

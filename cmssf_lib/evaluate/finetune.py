@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import Batch, ImageTextData, Splits
 from cmssf_lib.evaluate.classify import accuracy
 from cmssf_lib.evaluate.draws import label_draws, summary
@@ -35,7 +37,7 @@ class FineTuned(nn.Module):
     Args:
         method: Copied; the original does not change. Its `features` must be differentiable, with
             no `torch.no_grad` in it. All weights that it uses are trained, also those that the
-            method itself keeps frozen, such as a momentum teacher's.
+            method itself keeps frozen, such as a momentum teacher's or a frozen tower's.
         width: Of its features.
         classes: Number of classes.
         views: How a picture is varied while training.
@@ -44,6 +46,8 @@ class FineTuned(nn.Module):
     def __init__(self, method: nn.Module, width: int, classes: int, views: ViewsConfig) -> None:
         super().__init__()
         self.method = copy.deepcopy(method).requires_grad_(True)
+        if isinstance(self.method, CMSSF):  # else a frozen tower would stay in evaluation mode
+            self.method.config = replace(self.method.config, freeze_image=False)
         self.views = Views(views)
         # Not filled at random first: that would draw from the caller's random numbers.
         device = next(self.method.parameters()).device

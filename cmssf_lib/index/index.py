@@ -199,12 +199,15 @@ class Index:
 def fingerprint(model: CMSSF) -> str:
     """Return 16 hexadecimal digits that change with anything that moves a vector of the model.
 
-    These are the weights, how pictures are prepared, and which words have which number.
+    These are the weights, how pictures are prepared, and which words have which number. A task
+    beside the image–text loss moves none once the model is trained, and is not saved with it.
     """
     vision, tokenizer = model.image_encoder.config, model.text_encoder.tokenizer
     facts = (asdict(replace(vision, weights="")), tokenizer.get_vocab())
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith("image_task."):
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

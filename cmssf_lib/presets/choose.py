@@ -49,6 +49,8 @@ def start(notebook: str) -> Preset:
     else:
         device = "CPU"
         advice = "In Colab: Runtime > Change runtime type > GPU, then run this cell again."
-    print(f"{notebook}: preset {chosen.name}; a training takes {chosen.minutes}; running on {device}.")
+    print(
+        f"{notebook}: preset {chosen.name}; a training takes {chosen.minutes}; running on {device}."
+    )
     print(f"Another preset: set CMSSF_PRESET to {', '.join(PRESETS)} before this cell. {advice}")
     return chosen

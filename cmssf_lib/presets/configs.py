@@ -83,7 +83,8 @@ class VisionConfig:
 
     Attributes:
         kind: "plain" (a vision transformer on patches), "conv_stem" (convolutions in place of
-            the patches) or "timm" (a model of the timm library by name).
+            the patches), "conv_stem_apart" (the same on each patch by itself, as MAE trains it) or
+            "timm" (a model of the timm library by name).
         image_size: Side in pixels that the encoder works at; pictures of another size are
             resized on the device.
         patch_size: Side of a patch; a convolutional stem halves as often as that takes.
@@ -95,7 +96,7 @@ class VisionConfig:
         weights: Where the encoder begins: "" for random weights; for "timm" models also "timm",
             to download the published ones; or the path of a state dict (``.safetensors``), or of a
             run of this library whose image encoder it continues. ``build`` also knows the names of
-            recorded runs.
+            recorded runs. Weights that MAE learned make a "conv_stem" a "conv_stem_apart".
         mean: Pixel mean of each channel, subtracted.
         std: Pixel standard deviation of each channel, divided by.
     """
@@ -156,7 +157,7 @@ class CMSSFConfig:
         cached_views: Random views of each picture that a frozen encoder is shown; 0: the picture
             as it is.
         image_loss: "simclr" or "dino": what the image encoder learns beside the image–text loss,
-            with that method's own settings; "": nothing.
+            with that method's own settings, in a single process; "": nothing.
         image_weight: What that loss is multiplied by.
         views: The random view that each picture is shown in.
     """
@@ -192,7 +193,7 @@ class TrainConfig:
         warmup: Part of all steps over which the learning rate rises to ``lr``.
         clip: Largest norm of the gradient; 0 for no limit.
         seed: Of everything random.
-        precision: "no", "bf16" or "fp16" (accelerate's mixed precision).
+        precision: "no", or "bf16" (accelerate's mixed precision).
         checkpoint_minutes: A checkpoint is written this often, and after every epoch.
     """
 

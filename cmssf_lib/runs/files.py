@@ -1,11 +1,14 @@
 """Files that are there whole or not at all, and nothing pickled among them."""
 
+import csv
 import errno
 import json
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -51,7 +54,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(unfinished)
-        with open(unfinished, "rb") as file:
+        with open(unfinished, "rb+") as file:  # Windows syncs only what may be written
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as error:
@@ -91,4 +94,33 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def read_table(path: Path) -> list[dict[str, float]]:
+    """Read a table of numbers, a dictionary a row; empty cells are left out.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        with open(path, newline="") as file:
+            return [
+                {key: float(value) for key, value in row.items() if value != ""}
+                for row in csv.DictReader(file, strict=True)
+            ]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read an ``.npz``.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged: {error}") from error

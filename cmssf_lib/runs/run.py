@@ -21,15 +21,18 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from cmssf_lib.data import ImageTextData
+from cmssf_lib.runs.command import train_command
 from cmssf_lib.runs.files import (
+    read_arrays,
     read_json,
+    read_table,
     read_tensors,
     replace_file,
     write_arrays,
     write_json,
     write_tensors,
 )
-from cmssf_lib.runs.setup import build
+from cmssf_lib.runs.setup import build, records
 
 
 class Run:
@@ -76,28 +79,39 @@ class Run:
             if (folder / f"{name}.json").is_file():
                 setattr(run, name, read_json(folder / f"{name}.json"))
         if (folder / "history.csv").is_file():
-            with open(folder / "history.csv", newline="") as file:
-                run.history = [
-                    {key: float(value) for key, value in row.items() if value != ""}
-                    for row in csv.DictReader(file)
-                ]
+            run.history = read_table(folder / "history.csv")
         if (folder / "outputs.npz").is_file():
-            with np.load(folder / "outputs.npz", allow_pickle=False) as arrays:
-                run.outputs = dict(arrays)
+            run.outputs = read_arrays(folder / "outputs.npz")
         return run
 
     @property
     def name(self) -> str:
-        """The folder's name, with "quick/" before it for a recorded quick run."""
+        """The folder's name, with those above it up to "runs", such as "quick/cmssf"."""
         if self.path is None:
             return "in memory"
-        parts = self.path.resolve().parts
-        return "/".join(parts[parts.index("runs") + 1 :]) if "runs" in parts else parts[-1]
+        if self.recorded:
+            return self.path.resolve().relative_to(records().resolve()).as_posix()
+        *above, last = self.path.resolve().parts
+        if "runs" not in above:
+            return last
+        below = above[len(above) - above[::-1].index("runs") :]  # the last folder of this name
+        return "/".join([*below, last])
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it is one of the book's recorded runs."""
+        try:
+            root = records().resolve()
+        except FileNotFoundError:
+            return False
+        return self.path is not None and self.path.resolve().is_relative_to(root)
 
     @property
     def command(self) -> str:
         """The shell command that makes this run again."""
-        return f"cmssf reproduce {self.name}"
+        if self.recorded:
+            return f"cmssf reproduce {self.name}"
+        return train_command(self.config) if "method" in self.config else "a call of fit"
 
     @property
     def finished(self) -> bool:
@@ -148,16 +162,22 @@ class Run:
             write_tensors(self.path / "model.safetensors", tensors, {"format": "cmssf-weights-1"})
 
     def method(self, data: ImageTextData) -> nn.Module:
-        """Build the run's method and fill it with its weights.
+        """Build the run's method, fill it with its weights and set it to evaluation mode.
 
         Args:
             data: The training data, whose captions the tokenizer was built from.
 
         Raises:
-            FileNotFoundError: If the run has no weights (recorded quick runs hold none).
+            FileNotFoundError: If the run has no weights (recorded quick runs hold none), or is
+                not finished.
             ValueError: If the weights are damaged or belong to another model.
         """
         if self.path is None or not (self.path / "model.safetensors").is_file():
+            if self.path is not None and (self.path / "checkpoint.safetensors").is_file():
+                raise FileNotFoundError(
+                    f"the run {self.name} is not finished; go on with what began it: {self.command}"
+                    f"{'' if self.recorded else f' --run {self.path}'}"
+                )
             raise FileNotFoundError(
                 f"the run {self.name} holds no weights; make it again with: {self.command}"
             )
@@ -178,7 +198,7 @@ class Run:
                 f"missing, unexpected or of another shape: {', '.join(differ[:5])}"
             )
         method.load_state_dict(tensors)
-        return method
+        return method.eval()
 
     def lock(self) -> FileLock:
         """Return a lock that only one process at a time can hold; it dies with its process.
@@ -200,5 +220,6 @@ class Run:
 
 
 def all_runs(root: str | Path) -> list[Run]:
-    """Load every run below a folder, by name."""
-    return [Run.load(p.parent) for p in sorted(Path(root).rglob("config.json"))]
+    """Load every run below a folder, by name; other folders with a config.json are passed over."""
+    found = [p.parent for p in sorted(Path(root).rglob("config.json"))]
+    return [Run.load(folder) for folder in found if "train" in read_json(folder / "config.json")]

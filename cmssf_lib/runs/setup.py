@@ -15,6 +15,7 @@ from torch import nn
 
 from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import ImageTextData
+from cmssf_lib.encoders.weights import as_learned
 from cmssf_lib.fusion import FusionClassifier
 from cmssf_lib.methods import BYOL, DINO, MAE, MoCo, SimCLR, Supervised
 from cmssf_lib.presets import (
@@ -68,6 +69,8 @@ def run_config(preset: Preset, method: str, data: ImageTextData) -> dict[str, An
     beside = [preset.cmssf.image_loss] if method == "cmssf" and preset.cmssf.image_loss else []
     sections = ("data", *METHODS[method], *beside, "train")
     settings = {key: asdict(getattr(preset, key)) for key in sections if hasattr(preset, key)}
+    if "vision" in settings:  # the weights may be gone when the run is read
+        settings["vision"]["kind"] = as_learned(with_recorded_weights(preset.vision)).kind
     # The folder of the pictures differs from machine to machine and decides nothing: the
     # fingerprint says which pictures they were.
     if settings["data"]["name"] == "cifar10":
@@ -87,8 +90,14 @@ def preset_of(config: Mapping[str, Any]) -> Preset:
     have, are filled with their defaults.
 
     Raises:
-        ValueError: If a field is unknown, as in a configuration of a later version.
+        ValueError: If a field is unknown, as in a configuration of a later version, or the run is
+            of a method that is not the library's.
     """
+    if "preset" not in config:
+        raise ValueError(
+            "this run was trained by `fit` without a configuration from `run_config`, so what it "
+            "trained is not known here: build the method yourself and load model.safetensors"
+        )
     return Preset(
         name=config["preset"],
         minutes="as recorded",
@@ -176,10 +185,6 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    here = Path(__file__).parent
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True
-    )
     return {
         "python": platform.python_version(),
         **versions,
@@ -188,8 +193,21 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": str(device),
-        "commit": commit.stdout.strip() or "not in a repository",
+        "commit": _commit() or "not in a repository",
     }
+
+
+def _commit() -> str:
+    """Name the library's commit; nothing if it is no clone, or there is no git to ask."""
+    root = Path(__file__).resolve().parents[2]
+    # git would look further up: a library installed below another repository is no part of it.
+    if not (root / ".git").exists():
+        return ""
+    asked = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(asked, cwd=root, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
 
 
 def _processor() -> str:

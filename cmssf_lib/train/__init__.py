@@ -1,6 +1,7 @@
 """Training: one loop for every method, with checkpoints that go on bit for bit (see `fit`)."""
 
 from cmssf_lib.train.arithmetic import flops_per_picture
+from cmssf_lib.train.checkpoint import state
 from cmssf_lib.train.frozen import cache_features
 from cmssf_lib.train.loop import OVERHEAD, fit
 from cmssf_lib.train.memory import keep_freed_memory, peak_memory_gb
@@ -15,4 +16,5 @@ __all__ = [
     "learning_rate",
     "make_optimizer",
     "peak_memory_gb",
+    "state",
 ]

@@ -4,16 +4,19 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from cmssf_lib.runs import Run, read_tensors, write_tensors
+from cmssf_lib.runs import Run, preset_of, read_tensors, write_tensors
 
 FORMAT = "cmssf-checkpoint-1"
 #: Settings that say how a result is reached, and not which: they may change on the way.
 HOW = ("train.checkpoint_minutes", "cmssf.chunk", "cmssf.micro_batch")
+#: The pictures may have moved; the fingerprint says whether they are the same.
+WHERE = ("data.path",)
 
 
 class Checkpoint:
@@ -42,20 +45,18 @@ class Checkpoint:
         """Put method, optimizer and history back where they were; return the steps done."""
         if self.path is None or self.run.path is None:
             return 0
-        if (self.run.path / "config.json").is_file():
-            refuse_other_config(Run.load(self.run.path).config, self.run)
+        if state(self.run) in ("trained", "measured"):
+            raise ValueError(
+                f"{self.run.path} holds a finished run: choose another folder, or delete it to "
+                "train again"
+            )
         if not self.path.is_file():
-            if (self.run.path / "model.safetensors").is_file():
-                raise ValueError(
-                    f"{self.run.path} holds a finished run: choose another folder, or delete it "
-                    "to train again"
-                )
             if self.writes:
                 self._room_for_two()
                 self.run.save()
             return 0
         tensors, metadata = read_tensors(self.path, FORMAT)
-        state = json.loads(metadata["state"])
+        kept = json.loads(metadata["state"])
         weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
         self.method.load_state_dict(weights)
         moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
@@ -64,27 +65,27 @@ class Checkpoint:
                 _, index, name = key.split(".", 2)
                 moments[int(index)][name] = value
         self.optimizer.load_state_dict(
-            {"state": dict(moments), "param_groups": state["param_groups"]}
+            {"state": dict(moments), "param_groups": kept["param_groups"]}
         )
-        self.run.history = state["history"]
-        self.sums.update(state["sums"])
-        self.sums["seconds"] = state["seconds"]
-        return int(state["done"])
+        self.run.history = kept["history"]
+        self.sums.update(kept["sums"])
+        self.sums["seconds"] = kept["seconds"]
+        return int(kept["done"])
 
     def save(self, done: int, seconds: float) -> None:
         """Write the state after ``done`` steps, ``seconds`` of them in the current epoch."""
         if self.path is None or not self.writes:
             return
-        state = self.optimizer.state_dict()
+        optimizer = self.optimizer.state_dict()
         tensors = {f"model.{k}": v for k, v in self.method.state_dict().items()}
-        for index, moments in state["state"].items():
+        for index, moments in optimizer["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         content = {
             "done": done,
             "seconds": seconds,
             "sums": dict(self.sums),
             "history": self.run.history,
-            "param_groups": state["param_groups"],
+            "param_groups": optimizer["param_groups"],
         }
         whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         write_tensors(self.path, whole, {"format": FORMAT, "state": json.dumps(content)})
@@ -107,12 +108,40 @@ class Checkpoint:
             )
 
 
+def state(run: Run) -> Literal["new", "under way", "trained", "measured"]:
+    """Say how far the run in this run's folder has come; a run in memory is new.
+
+    A folder in which no step was taken is new as well: a first try with a setting that could not
+    work must not bind the second.
+
+    Raises:
+        ValueError: If a run was begun there with another configuration.
+    """
+    if run.path is None or not (run.path / "config.json").is_file():
+        return "new"
+    old = Run.load(run.path)
+    stopped = (run.path / "checkpoint.safetensors").is_file()
+    weights = (run.path / "model.safetensors").is_file()
+    if not (stopped or weights or old.history or old.results):
+        return "new"
+    refuse_other_config(old.config, run)
+    if old.results:
+        return "measured"
+    return "trained" if weights and not stopped else "under way"
+
+
 def refuse_other_config(recorded: Mapping[str, Any], run: Run) -> None:
     """Raise if a run in this folder was started with another configuration.
 
     Raises:
         ValueError: Naming the fields that differ and both values.
     """
+    if "method" in recorded:  # a setting that is younger than the run had its default then
+        full = preset_of(recorded)
+        recorded = {
+            key: asdict(getattr(full, key)) if isinstance(value, Mapping) else value
+            for key, value in recorded.items()
+        }
 
     def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         out: dict[str, Any] = {}
@@ -127,7 +156,7 @@ def refuse_other_config(recorded: Mapping[str, Any], run: Run) -> None:
     differ = [
         f"{key} (recorded {old.get(key)!r}, asked for {new.get(key)!r})"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in HOW
+        if old.get(key) != new.get(key) and key not in (*HOW, *WHERE)
     ]
     if differ:
         raise ValueError(

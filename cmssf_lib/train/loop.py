@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -84,7 +85,8 @@ def fit(
         RuntimeError: If another process is training in the folder.
         FloatingPointError: If the loss or the gradient is not finite. The run stops before the
             step is taken and the last checkpoint stays.
-        KeyboardInterrupt: After Ctrl-C, once the checkpoint is written.
+        KeyboardInterrupt: After Ctrl-C, once the checkpoint is written, or after the last step
+            the weights.
         CollapseWarning: A warning, once, if the history shows a collapse after the first quarter
             of the training.
         OSError: If the disk is full, or would be after the first checkpoint.
@@ -97,6 +99,7 @@ def fit(
     with nullcontext() if alone else run.lock():
         # Without a GPU several processes meet only if it is told that the processor is meant.
         cpu = not torch.accelerator.is_available()
+        AcceleratorState._reset_state()  # else the precision of an earlier training would stay
         accelerator = Accelerator(mixed_precision=config.precision, cpu=cpu)
         check_processes(method, config, accelerator.num_processes)
         data = data.to(accelerator.device)
@@ -216,6 +219,8 @@ def _train(
     if first_process:
         run.save_weights(method)
         checkpoint.remove()
+    if processes.anywhere(bool(interrupted)):
+        raise KeyboardInterrupt("stopped after the last step: the training is over")
     return run
 
 

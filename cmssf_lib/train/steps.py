@@ -14,6 +14,8 @@ from cmssf_lib.presets import TrainConfig
 from cmssf_lib.runs import Run
 
 SCHEDULES = ("constant", "cosine")
+#: Not fp16: it needs a scale for the gradients that is found by letting steps fail.
+PRECISIONS = ("no", "bf16")
 # fused: one call for all parameters; without it a step of DINO's quick preset takes a sixth longer.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
@@ -36,6 +38,8 @@ def check(config: TrainConfig, data: ImageTextData) -> None:
             "epochs, batch_size and lr must be positive; got "
             f"{config.epochs}, {config.batch_size}, {config.lr}"
         )
+    if config.precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {config.precision!r}; choose {list(PRECISIONS)}")
     if not 0 <= config.warmup < 1:
         raise ValueError(f"warmup is a part of the training, 0 to under 1; got {config.warmup}")
     if len(data) < config.batch_size:
@@ -68,6 +72,12 @@ def check_processes(method: nn.Module, config: TrainConfig, count: int) -> None:
         raise ValueError(
             f"{type(method).__name__} would compare the pictures of one process only, and "
             f"{count} were started: start a single one"
+        )
+    if getattr(method, "image_task", None) is not None:
+        task = type(method.image_task).__name__
+        raise ValueError(
+            f"{task}, which the image encoder learns beside (cmssf.image_loss), would compare the "
+            f"pictures of one process only, and {count} were started: start a single one"
         )
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.modules()):
         raise ValueError(
@@ -133,7 +143,8 @@ def stop_if_not_finite(
     """
     if torch.isfinite(loss) and torch.isfinite(norm):
         return
-    kept = f"The last checkpoint in {run.path} is untouched. " if run.path else ""
+    there = run.path is not None and (run.path / "checkpoint.safetensors").is_file()
+    kept = f"The last checkpoint in {run.path} is untouched. " if there else ""
     raise FloatingPointError(
         f"the loss is {loss.item():.4g} and the gradient's norm {norm.item():.4g} in epoch "
         f"{epoch + 1}, step {step + 1}: training stopped before the step. {kept}"
