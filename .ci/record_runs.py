@@ -152,7 +152,8 @@ CHANGED = {
 #: On CIFAR-10, one budget of operations for each (chapter 10). Two go on from DINO's weights; one
 #: of them as the source chapter says: a frozen tower, 100 epochs, Adam, a constant rate.
 AS_WRITTEN = (
-    "cmssf.freeze_image=True train.epochs=100 train.optimizer=adam train.lr=1e-4 train.text_lr=1 "
+    "cmssf.freeze_image=True cmssf.head_norm=False train.epochs=100 train.optimizer=adam "
+    "train.lr=1e-4 train.text_lr=1 "
     "train.schedule=constant train.warmup=0 train.weight_decay=0 train.clip=0"
 )
 EQUAL = {
@@ -169,11 +170,11 @@ EQUAL = {
 }
 #: On CIFAR-10: fresh weights, and one epoch with the whole schedule in it.
 STANDARD = {"untrained": "--epochs 0", "first-epoch": "--epochs 1"}
-#: These are older than the standard preset's batches and BYOL's views. They are judged by a few
-#: labels, shortly.
+#: These are older than the standard preset's stem and batches and BYOL's views. They are judged by
+#: a few labels, shortly.
 AT_FIRST = (
     "train.batch_size=256 train.lr=1e-3 judge.per_class=10 judge.fractions= judge.fine_tune=False "
-    "fine_tune.steps=100 fine_tune.batch_size=50 byol.views.area=0.2,1"
+    "fine_tune.steps=100 fine_tune.batch_size=50 byol.views.area=0.2,1 vision.halve=stride"
 )
 
 

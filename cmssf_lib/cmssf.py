@@ -94,7 +94,8 @@ class CMSSF(nn.Module, OnTheHub):
         self.image_encoder = ImageEncoder(vision) if image_task is None else _shared(image_task)
         self.text_encoder = TextEncoder(text, captions, text_folder)
         shape = (config.hidden, config.dim, config.depth)
-        self.image_head = ProjectionHead(self.image_encoder.width, *shape)
+        self.image_head = ProjectionHead(self.image_encoder.width, *shape, norm=config.head_norm)
+        # Without a norm: each caption is encoded once, however many pictures of a batch have it.
         self.text_head = ProjectionHead(self.text_encoder.width, *shape)
         self.image_task = image_task
         if config.freeze_image:
@@ -103,7 +104,8 @@ class CMSSF(nn.Module, OnTheHub):
         if config.micro_batch and any(isinstance(module, norms) for module in self.modules()):
             raise ValueError(
                 f"micro_batch={config.micro_batch} and batch norm: each part of the batch would be "
-                "normed by itself, and the gradients be others. Take norm='group' for the stem"
+                "normed by itself, and the gradients be others. Take norm='group' for the stem, "
+                "and no norm in the head"
             )
         # Learned as a logarithm, so that a step changes it by a factor and it stays positive.
         self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))

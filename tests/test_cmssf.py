@@ -220,6 +220,21 @@ def test_micro_batches_and_batch_norm_do_not_go_together(scenes):
     config = dataclasses.replace(CONFIG, micro_batch=4)
     with pytest.raises(ValueError, match="each part of the batch would be normed by itself"):
         CMSSF(vision, TEXT, config, scenes.unique_captions)
+    with pytest.raises(ValueError, match="and no norm in the head"):
+        CMSSF(VISION, TEXT, dataclasses.replace(config, head_norm=True), scenes.unique_captions)
+
+
+def test_the_image_head_alone_may_have_a_norm_in_each_hidden_layer(scenes):
+    method = model(scenes, head_norm=True, depth=2)
+    kinds = [type(layer).__name__ for layer in method.image_head]
+    assert kinds == ["Linear", "BatchNorm1d", "GELU"] * 2 + ["Linear"]
+    assert not any(isinstance(layer, torch.nn.BatchNorm1d) for layer in method.text_head)
+    before = method.image_head[1].running_mean.clone()
+    method.train().loss(repeating(scenes))["loss"].backward()
+    assert not torch.equal(method.image_head[1].running_mean, before)
+    # Each caption is encoded once, however often it is there: the text head must not count them.
+    encoded = method.eval().encode_text(scenes.unique_captions)
+    assert torch.allclose(method.encode_text(scenes.unique_captions[:1]), encoded[:1], atol=1e-6)
 
 
 def test_what_is_logged_is_the_mean_over_pairs(scenes):

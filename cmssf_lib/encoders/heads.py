@@ -11,12 +11,17 @@ class ProjectionHead(nn.Sequential):
         hidden: Of the hidden layers.
         dim: Of the shared space.
         depth: Number of hidden layers; 0 leaves one linear map.
+        norm: Whether each hidden layer has a batch norm, which then lets the rows of a batch see
+            each other while training.
     """
 
-    def __init__(self, width: int, hidden: int, dim: int, depth: int = 1) -> None:
+    def __init__(
+        self, width: int, hidden: int, dim: int, depth: int = 1, *, norm: bool = False
+    ) -> None:
         layers: list[nn.Module] = []
         for before in [width, hidden, *[hidden] * (depth - 1)][:depth]:
-            layers += [nn.Linear(before, hidden), nn.GELU()]
+            norms = [nn.BatchNorm1d(hidden)] if norm else []
+            layers += [nn.Linear(before, hidden), *norms, nn.GELU()]
         super().__init__(*layers, nn.Linear(hidden if depth else width, dim))
 
 

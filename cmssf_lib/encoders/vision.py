@@ -166,7 +166,7 @@ def _vision_transformer(config: VisionConfig) -> nn.Module:
         )
     if config.width % config.heads:
         raise ValueError(f"width {config.width} does not divide among {config.heads} heads")
-    stem = partial(ConvStem, norm=config.norm, apart=config.kind == APART)
+    stem = partial(ConvStem, norm=config.norm, halve=config.halve, apart=config.kind == APART)
     return VisionTransformer(
         img_size=config.image_size,
         patch_size=config.patch_size,

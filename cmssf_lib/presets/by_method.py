@@ -111,8 +111,8 @@ _STANDARD_TRAIN = {
     "moco": TrainConfig(epochs=20, batch_size=128, lr=2e-3),
     "byol": TrainConfig(epochs=10, batch_size=64, lr=1e-3),
     "dino": TrainConfig(epochs=10, batch_size=64, lr=1e-3),
-    "mae": TrainConfig(epochs=58, batch_size=256, lr=1e-3),
-    "supervised": TrainConfig(epochs=26, batch_size=128, lr=3e-3),
+    "mae": TrainConfig(epochs=66, batch_size=256, lr=1e-3),
+    "supervised": TrainConfig(epochs=27, batch_size=128, lr=3e-3),
 }
 _STANDARD_WITHOUT_LABELS = replace(
     STANDARD,

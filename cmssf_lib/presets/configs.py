@@ -92,6 +92,8 @@ class VisionConfig:
         depth: Number of transformer blocks.
         heads: Attention heads in each.
         norm: Of the convolutional stem: "batch" or "group".
+        halve: How the convolutional stem makes the picture smaller: "stride", or "pool" (one
+            convolution more, and max-pooling).
         timm_name: For "timm", such as "vit_small_patch16_224.dino".
         weights: Where the encoder begins: "" for random weights; for "timm" models also "timm",
             to download the published ones; or the path of a state dict (``.safetensors``), or of a
@@ -108,6 +110,7 @@ class VisionConfig:
     depth: int = 2
     heads: int = 4
     norm: str = "batch"
+    halve: str = "stride"
     timm_name: str = ""
     weights: str = ""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -146,6 +149,7 @@ class CMSSFConfig:
         dim: Dimensions of the shared space.
         hidden: Width of the projection heads' hidden layers.
         depth: Number of these; 0: a linear map.
+        head_norm: Whether the image head's hidden layers have a batch norm.
         loss: "one_hot", "multi_positive", "masked" or "excess" (see `cmssf_lib.losses`).
         temperature: The starting value; the logit scale is its inverse and is learned.
         chunk: Rows of the loss's matrix of similarities in memory at a time; 0: all. Changes
@@ -165,6 +169,7 @@ class CMSSFConfig:
     dim: int = 256
     hidden: int = 256
     depth: int = 1
+    head_norm: bool = False
     loss: str = "one_hot"
     temperature: float = 0.07
     chunk: int = 0

@@ -75,10 +75,12 @@ STANDARD = Preset(
     name="standard",
     minutes="minutes on one GPU, one to three hours on two CPU cores",
     data=DataConfig(name="cifar10", validation=5000, image_size=32),
-    vision=VisionConfig(image_size=32, width=128, depth=2, heads=4),
+    vision=VisionConfig(image_size=32, width=128, depth=2, heads=4, halve="pool"),
     text=TextConfig(),
-    cmssf=CMSSFConfig(views=ViewsConfig(shift=0.0625, flip=0.5)),
-    train=TrainConfig(epochs=26, batch_size=128, lr=3e-3),
+    # With the norm 66.9 % of held-out pictures were read rightly after four epochs on half of the
+    # training pictures, without it 63.5 % (in a trial with another stem, and a norm in both heads).
+    cmssf=CMSSFConfig(head_norm=True, views=ViewsConfig(shift=0.0625, flip=0.5)),
+    train=TrainConfig(epochs=27, batch_size=128, lr=3e-3),
     judge=JudgeConfig(per_class=0, fractions=(0.01, 0.1, 1.0), fine_tune=True),
     # 390 steps of 128: one pass through all training pictures, ten through a tenth of them.
     fine_tune=FineTuneConfig(
