@@ -1003,10 +1003,11 @@ def test_load_takes_what_the_configuration_names(folder, torchvision, tmp_path):
     assert len(load(DataConfig(name="cifar10", path=str(tmp_path))).train) == 20
 
 
-def test_load_refuses_what_it_does_not_know():
+def test_load_refuses_what_it_does_not_know(monkeypatch):
+    monkeypatch.delenv("CMSSF_DATA", raising=False)  # where an image folder would be looked for
     with pytest.raises(ValueError, match="unknown data 'imagenet'; choose one of digit_scenes"):
         load(DataConfig(name="imagenet"))
-    with pytest.raises(ValueError, match="needs a path"):
+    with pytest.raises(ValueError, match="needs a folder with train/ and test/"):
         load(DataConfig(name="image_folder"))
 
 
