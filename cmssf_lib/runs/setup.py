@@ -192,9 +192,14 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": str(device),
+        "device": _named(torch.device(device)),
         "commit": _commit() or "not in a repository",
     }
+
+
+def _named(device: torch.device) -> str:
+    """Name the device: a graphics card by its model."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def _commit() -> str:

@@ -204,6 +204,10 @@ def _train(
                 warned = True
                 warnings.warn(f"epoch {epoch + 1}: {cause}", CollapseWarning, stacklevel=3)
             run.environment["peak_memory_gb"] = round(peak_memory_gb(), 2)
+            if accelerator.device.type == "cuda":
+                run.environment["peak_gpu_memory_gb"] = round(
+                    torch.cuda.max_memory_reserved() / 1e9, 2
+                )
             checkpoint.sums.clear()
             if first_process:
                 run.save()
