@@ -174,7 +174,8 @@ STANDARD = {"untrained": "--epochs 0", "first-epoch": "--epochs 1"}
 #: a few labels, shortly.
 AT_FIRST = (
     "train.batch_size=256 train.lr=1e-3 judge.per_class=10 judge.fractions= judge.fine_tune=False "
-    "fine_tune.steps=100 fine_tune.batch_size=50 byol.views.area=0.2,1 vision.halve=stride"
+    "fine_tune.steps=100 fine_tune.batch_size=50 byol.views.area=0.2,1 vision.halve=stride "
+    "train.optimizer=adamw"
 )
 
 

@@ -165,17 +165,20 @@ def evaluating(method: nn.Module) -> Iterator[None]:
     One flag for the whole method would not do: a frozen tower stays in evaluation mode while the
     rest trains.
 
-    On NVIDIA's cards convolutions are computed with all digits of float32 here, where PyTorch
-    would drop half of them for speed (TF32): a number must be the same on another machine.
+    On NVIDIA's cards all digits of float32 count here, where PyTorch may drop half of them for
+    speed (TF32): a number must be the same on another machine.
     """
     modes = {module: module.training for module in method.modules()}
-    tf32 = torch.backends.cudnn.allow_tf32
+    convolutions = torch.backends.cudnn.allow_tf32
+    products = torch.get_float32_matmul_precision()
     method.eval()
     try:
         torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
         with torch.no_grad():
             yield
     finally:
-        torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
         for module, training in modes.items():
             module.training = training

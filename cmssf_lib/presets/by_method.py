@@ -36,7 +36,7 @@ _QUICK_FUSION = replace(
 _STANDARD_FUSION = replace(
     STANDARD,
     data=replace(STANDARD.data, text="clue"),
-    train=replace(STANDARD.train, epochs=4, lr=1e-3, text_lr=1.0),
+    train=replace(STANDARD.train, epochs=4, lr=1e-3, text_lr=1.0, optimizer="adamw"),
     fusion=FusionConfig(modalities=("image", "text"), image_size=(32, 32), width=128),
 )
 # Without labels the views decide what is learned: what they change, the features ignore.
@@ -107,12 +107,12 @@ _PAPER_EPOCHS = 200
 # for more than what a step can compare. Three were not tried: MoCo has SimCLR's, supervised
 # learning has CMSSF's, and MAE's are a guess.
 _STANDARD_TRAIN = {
-    "simclr": TrainConfig(epochs=13, batch_size=128, lr=2e-3),
-    "moco": TrainConfig(epochs=20, batch_size=128, lr=2e-3),
-    "byol": TrainConfig(epochs=10, batch_size=64, lr=1e-3),
-    "dino": TrainConfig(epochs=10, batch_size=64, lr=1e-3),
-    "mae": TrainConfig(epochs=66, batch_size=256, lr=1e-3),
-    "supervised": TrainConfig(epochs=27, batch_size=128, lr=3e-3),
+    "simclr": TrainConfig(epochs=13, batch_size=128, lr=2e-3, optimizer="muon"),
+    "moco": TrainConfig(epochs=20, batch_size=128, lr=2e-3, optimizer="muon"),
+    "byol": TrainConfig(epochs=10, batch_size=64, lr=1e-3, optimizer="muon"),
+    "dino": TrainConfig(epochs=10, batch_size=64, lr=1e-3, optimizer="muon"),
+    "mae": TrainConfig(epochs=73, batch_size=256, lr=1e-3, optimizer="muon"),
+    "supervised": TrainConfig(epochs=27, batch_size=128, lr=3e-3, optimizer="muon"),
 }
 _STANDARD_WITHOUT_LABELS = replace(
     STANDARD,

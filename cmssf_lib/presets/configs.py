@@ -92,8 +92,8 @@ class VisionConfig:
         depth: Number of transformer blocks.
         heads: Attention heads in each.
         norm: Of the convolutional stem: "batch" or "group".
-        halve: How the convolutional stem makes the picture smaller: "stride", or "pool" (one
-            convolution more, and max-pooling).
+        halve: How the convolutional stem makes the picture smaller: "stride", or "pool" (three
+            convolutions more, max-pooling, and shortcuts).
         timm_name: For "timm", such as "vit_small_patch16_224.dino".
         weights: Where the encoder begins: "" for random weights; for "timm" models also "timm",
             to download the published ones; or the path of a state dict (``.safetensors``), or of a
@@ -193,7 +193,8 @@ class TrainConfig:
             the loss pulls the two captions together; a slow text tower keeps them apart until
             the pictures can.
         weight_decay: On matrices only, never on biases, norms or the logit scale.
-        optimizer: "adam" or "adamw".
+        optimizer: "adam", "adamw" or "muon" (for the matrices of the image tower; the rest has
+            AdamW).
         schedule: "constant" or "cosine".
         warmup: Part of all steps over which the learning rate rises to ``lr``.
         clip: Largest norm of the gradient; 0 for no limit.

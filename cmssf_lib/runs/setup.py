@@ -193,6 +193,7 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": _named(torch.device(device)),
+        "matmul_precision": torch.get_float32_matmul_precision(),
         "commit": _commit() or "not in a repository",
     }
 

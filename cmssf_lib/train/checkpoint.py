@@ -79,7 +79,11 @@ class Checkpoint:
         optimizer = self.optimizer.state_dict()
         tensors = {f"model.{k}": v for k, v in self.method.state_dict().items()}
         for index, moments in optimizer["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+            tensors |= {  # Muon also keeps a flag, which follows from the group
+                f"optimizer.{index}.{name}": value
+                for name, value in moments.items()
+                if isinstance(value, Tensor)
+            }
         content = {
             "done": done,
             "seconds": seconds,

@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from jaxtyping import Float
+from timm.optim import Muon
 from torch import Tensor, nn
 
 from cmssf_lib.data import ImageTextData
@@ -20,6 +21,9 @@ PRECISIONS = ("no", "bf16")
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "adamw": partial(torch.optim.AdamW, fused=True),
+    # timm's, and not PyTorch's: that one refuses convolutions. With its default scale a matrix
+    # moves as far in a step as AdamW would move it, so the same learning rate serves both.
+    "muon": partial(Muon, nesterov=True, betas=(0.9, 0.999)),
 }
 
 
@@ -113,21 +117,38 @@ def make_optimizer(method: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     leaves every parameter with fewer than two dimensions alone. Each group carries its
     ``lr_factor``, by which `fit` multiplies the learning rate.
 
+    "muon" makes each step of a matrix turn all directions alike (Jordan et al. 2024, "Muon: An
+    optimizer for hidden layers in neural networks"). It is for the weights of linear maps and of
+    convolutions. Positions, [CLS] and prototypes are no maps, and the text tower is kept slow on
+    purpose (``text_lr``): these have AdamW.
+
     Raises:
         ValueError: If every parameter is frozen.
     """
     trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
     if not trained:
         raise ValueError("the method has no parameter to train: all of them are frozen")
-    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    maps = {
+        f"{name}.weight"
+        for name, module in method.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and not name.startswith("text_")
+    }
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in trained.items():
         decay = config.weight_decay if parameter.ndim >= 2 else 0.0
         factor = config.text_lr if name.startswith("text_") else 1.0
-        groups[decay, factor].append(parameter)
+        by_adam = config.optimizer != "muon" or name not in maps
+        groups[decay, factor, by_adam].append(parameter)
+    fallback = {"use_fallback": True} if config.optimizer == "muon" else {}
     return OPTIMIZERS[config.optimizer](
         [
-            {"params": parameters, "weight_decay": decay, "lr_factor": factor}
-            for (decay, factor), parameters in groups.items()
+            {
+                "params": parameters,
+                "weight_decay": decay,
+                "lr_factor": factor,
+                **(fallback if by_adam else {}),
+            }
+            for (decay, factor, by_adam), parameters in groups.items()
         ],
         lr=config.lr,
     )
