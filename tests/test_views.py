@@ -43,6 +43,7 @@ CHANGES = {
     "hue": {"hue": 0.5},
     "grey": {"grey": 0.5},
     "solarise": {"solarise": 0.5},
+    "erase": {"erase": 0.5},
 }
 EVERYTHING = {key: value for change in CHANGES.values() for key, value in change.items()}
 

@@ -60,6 +60,7 @@ class ViewsConfig:
         jitter: Probability that the four colour changes happen at all.
         grey: Probability of losing all colour.
         solarise: Probability of inverting the bright pixels.
+        erase: Side of a square that is made grey, as a fraction of the picture's.
     """
 
     area: tuple[float, float] = (1.0, 1.0)
@@ -75,6 +76,7 @@ class ViewsConfig:
     jitter: float = 1.0
     grey: float = 0.0
     solarise: float = 0.0
+    erase: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from cmssf_lib.views.colours import (
 )
 from cmssf_lib.views.crops import multi_crop
 from cmssf_lib.views.masks import kept_patches, patch_mask
-from cmssf_lib.views.places import affine, mirror, pixel_shift
+from cmssf_lib.views.places import affine, erase, mirror, pixel_shift
 from cmssf_lib.views.random_view import Views
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "affine",
     "as_float",
     "colour_jitter",
+    "erase",
     "grey",
     "greyscale",
     "kept_patches",

@@ -109,3 +109,31 @@ def mirror(
 ) -> Images:
     """Flip each picture left to right with this probability."""
     return torch.where(chosen(images, probability, generator), images.flip(3), images)
+
+
+def erase(images: Images, side: float, generator: torch.Generator | None = None) -> Images:
+    """Make a square of each picture grey, somewhere: what is left must be enough to know it by.
+
+    The square's centre is any pixel, so at the border less of it is seen (DeVries & Taylor 2017,
+    "Improved Regularization of Convolutional Neural Networks with Cutout", section 3).
+
+    Args:
+        images: In [0, 1].
+        side: Of the square, as a fraction of each side of the picture.
+        generator: Of random numbers, on the device of the images.
+
+    Raises:
+        ValueError: If the side is not between 0 and 1.
+    """
+    if not 0 <= side <= 1:
+        raise ValueError(f"the erased square's side is a fraction, 0 to 1; got {side}")
+    b, _, *sides = images.shape
+    inside = []
+    for pixels in sides:
+        length = round(side * pixels)
+        place = torch.arange(pixels, device=images.device)
+        first = torch.randint(pixels, (b, 1), device=images.device, generator=generator)
+        first = first - length // 2
+        inside.append((first <= place) & (place < first + length))  # (b, pixels)
+    square = inside[0][:, None, :, None] & inside[1][:, None, None, :]  # (b, 1, h, w)
+    return images.masked_fill(square, 0.5)

@@ -7,7 +7,7 @@ from torch import Tensor
 from cmssf_lib.presets import ViewsConfig
 from cmssf_lib.views.batch import Images, as_float
 from cmssf_lib.views.colours import colour_jitter, greyscale, solarise
-from cmssf_lib.views.places import affine, mirror, pixel_shift
+from cmssf_lib.views.places import affine, erase, mirror, pixel_shift
 
 
 class Views:
@@ -65,4 +65,6 @@ class Views:
             out = greyscale(out, c.grey, generator)
         if c.solarise:
             out = solarise(out, c.solarise, generator)
+        if c.erase:
+            out = erase(out, c.erase, generator)
         return out
