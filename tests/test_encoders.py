@@ -20,7 +20,7 @@ from cmssf_lib.encoders import (
     cls_attention,
     load_weights,
 )
-from cmssf_lib.encoders.stem import _places, convolve_small
+from cmssf_lib.encoders.stem import Shortcut, _places, convolve_small
 from cmssf_lib.presets import TextConfig, VisionConfig
 
 SMALL = VisionConfig(kind="plain", image_size=16, patch_size=4, width=32, depth=2, heads=2)
@@ -165,13 +165,13 @@ def test_the_stem_gives_one_token_for_every_four_by_four_pixels(norm, halve):
     assert stem(pictures(2, 24)).shape == (2, 36, 32)
 
 
-@pytest.mark.parametrize(("halve", "reach"), [("stride", 1), ("pool", 3)])
+@pytest.mark.parametrize(("halve", "reach"), [("stride", 2), ("pool", 4)])
 def test_the_stems_tokens_stand_row_by_row(halve, reach):
     torch.manual_seed(0)
     stem = ConvStem(img_size=32, patch_size=4, in_chans=3, embed_dim=32, halve=halve).eval()
     image = torch.zeros(1, 3, 32, 32)
     dark = stem(image)
-    image[:, :, 4 * 1, 4 * 4] = 1  # in the second row, fifth column of the tokens
+    image[:, :, 4:8, 16:20] = 1  # in the second row, fifth column of the tokens
     change = (stem(image) - dark).norm(dim=2)[0].view(8, 8)
     assert int(change.argmax()) == 1 * 8 + 4
     far = torch.ones(8, 8, dtype=torch.bool)
@@ -179,14 +179,21 @@ def test_the_stems_tokens_stand_row_by_row(halve, reach):
     assert change[far].max() < 1e-5  # no convolution looks further
 
 
-def test_the_stem_that_pools_has_one_convolution_more_and_a_narrow_first_one():
+def test_the_stem_that_pools_has_three_convolutions_more_and_a_narrow_first_one():
     stem = ConvStem(img_size=32, patch_size=4, in_chans=3, embed_dim=128, halve="pool")
-    shapes = [tuple(layer.weight.shape) for layer in stem.layers if hasattr(layer, "stride")
-              and hasattr(layer, "weight")]  # fmt: skip
+    shapes = [tuple(part.weight.shape) for part in stem.modules() if isinstance(part, nn.Conv2d)]
     assert shapes == [
-        (24, 3, 3, 3), (64, 24, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3), (128, 128, 3, 3),
-        (128, 128, 1, 1),
+        (32, 3, 3, 3), (64, 32, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3), (128, 128, 3, 3),
+        (128, 128, 3, 3), (128, 128, 1, 1),
     ]  # fmt: skip
+
+
+def test_a_shortcut_adds_what_its_layers_make():
+    layer, pictures_ = nn.Conv2d(3, 3, 3, padding=1), torch.rand(2, 3, 8, 8)
+    assert torch.equal(Shortcut(layer)(pictures_), pictures_ + layer(pictures_))
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    assert torch.equal(Shortcut(layer)(pictures_), pictures_)  # at first it changes nothing
 
 
 def test_the_stem_makes_the_backbone_see_one_bright_pixel():

@@ -121,6 +121,25 @@ def test_embed_returns_the_encoders_outputs_in_evaluation_mode():
     assert [data.unique_captions[i] for i in e.caption_index] == list(data.captions)
 
 
+def test_embed_counts_all_digits_and_gives_the_callers_precision_back():
+    """A graphics card may drop half of them, and then says other numbers than a processor."""
+    seen = []
+
+    class Noting(Colours):
+        def features(self, images):
+            seen.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+            return super().features(images)
+
+    torch.set_float32_matmul_precision("high")
+    try:
+        embed(Noting(), colour_data(10))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seen) == {(False, "highest")}
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_embed_does_not_depend_on_the_batch_size():
     method, data = Colours(), colour_data(10)
     a, b = embed(method, data, batch_size=1), embed(method, data, batch_size=512)

@@ -163,7 +163,7 @@ def test_the_standard_trainings_cost_the_same():
         built = build(run_config(chosen, method, data), data)
         cost[method] = chosen.train.epochs * flops_per_picture(built, next(batches(data, 32)))
     middle = (min(cost.values()) + max(cost.values())) / 2
-    assert max(abs(c / middle - 1) for c in cost.values()) < 0.025, cost
+    assert max(abs(c / middle - 1) for c in cost.values()) < 0.03, cost
 
 
 def test_dino_has_small_views_where_the_training_is_long():

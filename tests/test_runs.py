@@ -284,6 +284,12 @@ def test_the_environment_names_versions_and_processor():
     json.dumps(here)
 
 
+def test_the_environment_names_a_graphics_card_by_its_model(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Card {device.index}")
+    assert environment("cuda:1")["device"] == "Card 1"
+    assert environment("cpu")["device"] == "cpu"
+
+
 def repository(folder):
     """Make a repository of one commit, and return the commit."""
     folder.mkdir(parents=True)

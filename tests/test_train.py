@@ -141,6 +141,60 @@ def test_training_equals_a_loop_written_by_hand(data):
     assert same_weights(ours.state_dict(), hand.state_dict())
 
 
+def test_muon_turns_all_directions_of_a_matrix_alike():
+    torch.manual_seed(0)
+    layer = nn.Linear(24, 16)
+    before = layer.weight.detach().clone()
+    optimizer = make_optimizer(layer, TrainConfig(optimizer="muon", lr=0.01, weight_decay=0.0))
+    # Of the gradient's sixteen directions one is a hundred times as steep as the flattest.
+    u, _, v = torch.linalg.svd(torch.randn(16, 24), full_matrices=False)
+    layer.weight.grad = u @ torch.diag(torch.logspace(0, -2, 16)) @ v
+    layer.bias.grad = torch.ones(16)
+    optimizer.step()
+    moved = torch.linalg.svdvals(before - layer.weight.detach())
+    # All of one length (to the digits of bfloat16), such that an entry moves as AdamW moves it:
+    # 0.2 of the learning rate in the mean square.
+    assert moved.max() < 1.6 * moved.min()
+    assert (before - layer.weight).square().mean().sqrt() == pytest.approx(0.2 * 0.01, rel=0.15)
+
+
+def test_muon_has_the_maps_of_the_image_side_and_nothing_else(data):
+    _, method, config = new_run(data, optimizer="muon")
+    optimizer = make_optimizer(method, config)
+    names = {id(p): name for name, p in method.named_parameters()}
+    by_muon = {
+        names[id(p)]
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if not group.get("use_fallback")
+    }
+    assert {n for n in by_muon if n.startswith("text_")} == set()
+    assert "image_head.0.weight" in by_muon
+    assert "image_encoder.backbone.patch_embed.layers.0.weight" in by_muon  # a convolution
+    assert "image_encoder.backbone.blocks.0.attn.qkv.weight" in by_muon
+    assert not {n for n in by_muon if "pos_embed" in n or "cls_token" in n or "norm" in n}
+    assert all(g["lr_factor"] == config.text_lr for g in optimizer.param_groups
+               if names[id(g["params"][0])].startswith("text_"))  # fmt: skip
+
+
+def test_a_run_with_muon_that_was_stopped_ends_with_the_same_bits(tmp_path, data):
+    def stop(run):
+        if len(run.history) == 1 and run.path.name == "stopped":
+            raise KeyboardInterrupt
+
+    weights = []
+    for name in ("stopped", "stopped", "whole"):
+        run, method, config = new_run(data, tmp_path / name, optimizer="muon")
+        try:
+            fit(method, data, config, run=run, watch=stop if not weights else None, progress=False)
+        except KeyboardInterrupt:
+            weights.append(None)
+            continue
+        weights.append(method.state_dict())
+    assert weights[0] is None
+    assert same_weights(weights[1], weights[2])
+
+
 class Collapsed(Linear):
     """Reports a spread that falls to nothing in its third epoch, or never."""
 

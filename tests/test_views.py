@@ -17,6 +17,7 @@ from cmssf_lib.views import (
     affine,
     as_float,
     colour_jitter,
+    erase,
     grey,
     greyscale,
     kept_patches,
@@ -235,6 +236,37 @@ def test_all_shifts_up_to_the_largest_are_drawn():
         counts = drawn.bincount(minlength=9).tolist()
         assert counts[:2] == counts[7:] == [0, 0]
         assert min(counts[2:7]) > 300  # 400 expected
+
+
+@given(seed=st.integers(0, 99), side=st.floats(0, 1), height=st.integers(4, 7))
+def test_an_erased_square_equals_a_slow_loop(seed, side, height):
+    images = pictures(3, height, 6)
+    out = erase(images, side, random(seed))
+    generator, expected = random(seed), images.clone()
+    tops = torch.randint(height, (3, 1), generator=generator) - round(side * height) // 2
+    lefts = torch.randint(6, (3, 1), generator=generator) - round(side * 6) // 2
+    for i in range(3):
+        for row in range(height):
+            for column in range(6):
+                down, along = row - int(tops[i]), column - int(lefts[i])
+                if 0 <= down < round(side * height) and 0 <= along < round(side * 6):
+                    expected[i, :, row, column] = 0.5
+    assert torch.equal(out, expected)
+
+
+def test_any_pixel_can_be_the_middle_of_the_erased_square():
+    white = torch.ones(4000, 3, 4, 4)
+    grey_pixels = (erase(white, 0.25, random(0))[:, 0] == 0.5).flatten(1)
+    assert (grey_pixels.sum(dim=1) == 1).all()
+    counts = grey_pixels.sum(dim=0)
+    assert counts.min() > 180  # 250 expected, give or take 15
+    assert torch.equal(erase(white, 0.0), white)
+
+
+@pytest.mark.parametrize("side", [-0.1, 1.1, math.nan])
+def test_an_erased_square_is_a_part_of_the_picture(side):
+    with pytest.raises(ValueError, match="side is a fraction, 0 to 1; got"):
+        erase(pictures(), side)
 
 
 def test_a_config_that_shifts_moves_whole_pixels():
