@@ -168,14 +168,16 @@ def test_the_stem_gives_one_token_for_every_four_by_four_pixels(norm, halve):
 @pytest.mark.parametrize(("halve", "reach"), [("stride", 2), ("pool", 4)])
 def test_the_stems_tokens_stand_row_by_row(halve, reach):
     torch.manual_seed(0)
-    stem = ConvStem(img_size=32, patch_size=4, in_chans=3, embed_dim=32, halve=halve).eval()
-    image = torch.zeros(1, 3, 32, 32)
+    stem = ConvStem(img_size=64, patch_size=4, in_chans=3, embed_dim=32, halve=halve).eval()
+    image = torch.zeros(1, 3, 64, 64)
     dark = stem(image)
-    image[:, :, 4:8, 16:20] = 1  # in the second row, fifth column of the tokens
-    change = (stem(image) - dark).norm(dim=2)[0].view(8, 8)
-    assert int(change.argmax()) == 1 * 8 + 4
-    far = torch.ones(8, 8, dtype=torch.bool)
-    far[: 2 + reach, 4 - reach : 5 + reach] = False
+    image[:, :, 24:28, 36:40] = 1  # in the seventh row, tenth column of the tokens
+    change = (stem(image) - dark).norm(dim=2)[0].view(16, 16)
+    share, places = change / change.sum(), torch.arange(16.0)
+    assert float((share.sum(dim=1) @ places).detach()) == pytest.approx(6, abs=0.75)
+    assert float((share.sum(dim=0) @ places).detach()) == pytest.approx(9, abs=0.75)
+    far = torch.ones(16, 16, dtype=torch.bool)
+    far[6 - reach : 7 + reach, 9 - reach : 10 + reach] = False
     assert change[far].max() < 1e-5  # no convolution looks further
 
 

@@ -129,7 +129,7 @@ def make_optimizer(method: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     if not trained:
         raise ValueError("the method has no parameter to train: all of them are frozen")
     maps = {
-        f"{name}.weight"
+        module.weight
         for name, module in method.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d) and not name.startswith("text_")
     }
@@ -137,7 +137,7 @@ def make_optimizer(method: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     for name, parameter in trained.items():
         decay = config.weight_decay if parameter.ndim >= 2 else 0.0
         factor = config.text_lr if name.startswith("text_") else 1.0
-        by_adam = config.optimizer != "muon" or name not in maps
+        by_adam = config.optimizer != "muon" or parameter not in maps
         groups[decay, factor, by_adam].append(parameter)
     fallback = {"use_fallback": True} if config.optimizer == "muon" else {}
     return OPTIMIZERS[config.optimizer](
