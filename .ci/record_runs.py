@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from cmssf_lib.runs import read_tensors, write_tensors
+from cmssf_lib.runs import Run, read_tensors, write_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = range(3)
@@ -175,6 +175,8 @@ EQUAL = {
     "cmssf-frozen": ("cmssf", f"vision.weights=standard/dino {AS_WRITTEN}"),
     "untrained": ("supervised", "train.epochs=0 judge.pixels=True"),
 }
+#: Those of them whose space chapter 10 draws.
+SHOWN = ("standard/cmssf", "standard/cmssf-erased")
 #: On CIFAR-10: fresh weights, and one epoch with the whole schedule in it.
 STANDARD = {"untrained": "--epochs 0", "first-epoch": "--epochs 1"}
 #: These are older than the standard preset's stem and batches and BYOL's views. They are judged by
@@ -215,17 +217,23 @@ def commands() -> Iterator[tuple[str, list[str]]]:
             ]  # fmt: skip
 
 
-def halve(folder: Path) -> None:
-    """Keep the matrices of a record's weights in half precision: all records travel with the book.
+def lighten(name: str, folder: Path) -> None:
+    """Make a record small enough to travel with the book.
 
-    No result moves by a tenth of a point.
+    The matrices of its weights stay in half precision, which moves no result by a tenth of a
+    point. Where each test picture lies in the shared space stays with the two runs whose figures
+    show it; the answers stay with all.
     """
+    run = Run.load(folder)
     file = folder / "model.safetensors"
-    if file.is_file():
-        tensors, metadata = read_tensors(file, "cmssf-weights-1")
-        kept = {k: v.half() if v.dtype == torch.float32 and v.ndim > 1 else v
-                for k, v in tensors.items()}  # fmt: skip
-        write_tensors(file, kept, metadata)
+    tensors, metadata = read_tensors(file, "cmssf-weights-1")
+    for key, value in tensors.items():
+        if value.dtype == torch.float32 and value.ndim > 1:
+            tensors[key] = value.half()
+    write_tensors(file, tensors, metadata)
+    if name not in SHOWN and "image" in run.outputs:
+        run.outputs = {key: value for key, value in run.outputs.items() if key != "image"}
+        run.save()
 
 
 def make(run: str, arguments: list[str]) -> bool:
@@ -238,7 +246,7 @@ def make(run: str, arguments: list[str]) -> bool:
         capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode == 0 and run.startswith("standard/"):
-        halve(ROOT / "book" / "runs" / run)
+        lighten(run, ROOT / "book" / "runs" / run)
     print(f"{run}: {'done' if done.returncode == 0 else done.stdout + done.stderr}", flush=True)
     return done.returncode == 0
 

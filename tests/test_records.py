@@ -191,6 +191,8 @@ def test_results_follow_from_the_outputs(run):
         assert {"knn"} <= set(answers) == set(o) - {"labels"}
         return
     assert (o["predictions"] == o["labels"]).mean() == pytest.approx(run.results["zero_shot"])
+    if "image" not in o:  # too large to be kept with every record
+        return
     similarity = o["image"].astype(np.float32) @ o["prompts"].astype(np.float32).T
     again = o["prompt_classes"][similarity.argmax(1)]
     assert (again == o["labels"]).mean() == pytest.approx(run.results["zero_shot"], abs=1e-3)
