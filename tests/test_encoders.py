@@ -181,7 +181,7 @@ def test_the_stems_tokens_stand_row_by_row(halve, reach):
     assert change[far].max() < 1e-5  # no convolution looks further
 
 
-def test_the_stem_that_pools_has_three_convolutions_more_and_a_narrow_first_one():
+def test_the_stem_that_pools_has_two_convolutions_more_and_a_narrow_first_one():
     stem = ConvStem(img_size=32, patch_size=4, in_chans=3, embed_dim=128, halve="pool")
     shapes = [tuple(part.weight.shape) for part in stem.modules() if isinstance(part, nn.Conv2d)]
     assert shapes == [

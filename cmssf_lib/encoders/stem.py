@@ -17,7 +17,7 @@ class ConvStem(nn.Module):
     transformer on few pictures. 3×3 convolutions that halve the picture as they go reach the
     same number of tokens and learn in a fraction of the steps.
 
-    Halving by a stride is cheapest: four convolutions. On photographs seven convolutions learn far
+    Halving by a stride is cheapest: four convolutions. On photographs six convolutions learn far
     more a step: the first is narrow and at full size, max-pooling halves, and what keeps its shape
     has a shortcut round it.
 

@@ -94,7 +94,7 @@ class VisionConfig:
         depth: Number of transformer blocks.
         heads: Attention heads in each.
         norm: Of the convolutional stem: "batch" or "group".
-        halve: How the convolutional stem makes the picture smaller: "stride", or "pool" (three
+        halve: How the convolutional stem makes the picture smaller: "stride", or "pool" (two
             convolutions more, max-pooling, and shortcuts).
         timm_name: For "timm", such as "vit_small_patch16_224.dino".
         weights: Where the encoder begins: "" for random weights; for "timm" models also "timm",
