@@ -222,8 +222,8 @@ def lighten(name: str, folder: Path) -> None:
     """Make a record small enough to travel with the book.
 
     The matrices of its weights stay in half precision. (CMSSF from scratch, trained on a graphics
-    card and asked again on a processor: two of 10,000 answers change.) Where each test picture lies in the shared space stays with the two runs whose figures
-    show it; the answers stay with all.
+    card and asked again on a processor: two of 10,000 answers change.) Where each test picture lies
+    in the shared space stays with the two runs whose figures show it; the answers stay with all.
     """
     run = Run.load(folder)
     file = folder / "model.safetensors"
