@@ -226,6 +226,8 @@ def test_runs_lists_a_line_a_run(trained, capsys):
     header, line = capsys.readouterr().out.splitlines()
     assert header.split()[0] == "run"
     assert line.split()[:3] == ["quick/tiny", "quick", "2/2"]
+    results = Run.load(trained).results
+    assert line.endswith(f"{results['zero_shot']:.1%} zero_shot")
 
 
 def test_records_are_found_from_inside_the_repository(tmp_path, monkeypatch):

@@ -139,21 +139,21 @@ def with_preset(name: str, method: str, recorded: Preset) -> Preset:
 
 
 def runs_command(options: argparse.Namespace) -> None:
-    """``cmssf runs``: one line a run."""
+    """``cmssf runs``: one line a run; at its end the test result by which it is judged."""
     folder = Path(options.folder) if options.folder else records()
     found = all_runs(folder)
     if not found:
         raise FileNotFoundError(f"no runs below {folder}; cmssf train makes one")
-    print(f"{'run':32} {'preset':9} {'epochs':>9} {'minutes':>8} {'test':>10}  fingerprint")
+    print(f"{'run':32} {'preset':9} {'epochs':>9} {'minutes':>8}  {'data':16}  test result")
     for run in found:
         minutes = sum(row["seconds"] for row in run.history) / 60
         epochs = f"{len(run.history)}/{run.config['train']['epochs']}"
         shown = headline(run)
-        accuracy = f"{shown[1]:.1%}" if shown else "–"
+        result = f"{shown[1]:.1%} {shown[0]}" if shown else "–"
         name = run.path.relative_to(folder) if run.path else run.name
         print(
-            f"{name!s:32} {run.config.get('preset', '–'):9} {epochs:>9} {minutes:8.1f} "
-            f"{accuracy:>10}  {run.config['data_fingerprint']}"
+            f"{name!s:32} {run.config.get('preset', '–'):9} {epochs:>9} {minutes:8.1f}  "
+            f"{run.config['data_fingerprint']:16}  {result}"
         )
 
 
