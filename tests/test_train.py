@@ -70,6 +70,22 @@ def same_weights(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.values(), b.values(), strict=True))
 
 
+def test_weights_are_kept_in_half_precision_if_asked(data, tmp_path):
+    """They are rounded in the model as well, so that what is measured is what is kept."""
+    run, method, config = new_run(data, tmp_path / "half", half_weights=True)
+    fit(method, data, config, run=run)
+    state = method.state_dict()
+    short = {name: torch.equal(tensor, tensor.half().float()) for name, tensor in state.items()}
+    assert all(short[name] for name, tensor in state.items() if tensor.ndim > 1)
+    assert not all(short.values())  # a bias has all its digits
+    again = Run.load(run.path).method(data)
+    assert same_weights(again.state_dict(), method.state_dict())
+    whole, method, config = new_run(data, tmp_path / "whole")
+    fit(method, data, config, run=whole)
+    size, rounded = ((r.path / "model.safetensors").stat().st_size for r in (whole, run))
+    assert rounded < 0.55 * size
+
+
 def test_history_has_a_row_an_epoch_with_the_columns_of_the_record(data):
     run, method, config = new_run(data)
     seen = []

@@ -20,6 +20,7 @@ from cmssf_lib.train import (
     fit,
     flops_per_picture,
     peak_memory_gb,
+    round_weights,
     state,
 )
 
@@ -107,6 +108,8 @@ def _measure(
     method.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     if not chosen.train.epochs:
         run.environment = environment(next(method.parameters()).device)
+        if chosen.train.half_weights:
+            round_weights(method)
     measure.finish(method, validation)
     run.save_weights(method)  # with what was fitted
     run.save()

@@ -203,6 +203,8 @@ class TrainConfig:
         seed: Of everything random.
         precision: "no", or "bf16" (accelerate's mixed precision).
         checkpoint_minutes: A checkpoint is written this often, and after every epoch.
+        half_weights: Round matrices to half precision when the training is over. What is measured
+            is then what is kept, and a record takes half as much space.
     """
 
     epochs: int = 10
@@ -217,3 +219,4 @@ class TrainConfig:
     seed: int = 0
     precision: str = "no"
     checkpoint_minutes: float = 5.0
+    half_weights: bool = False

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
@@ -156,9 +157,15 @@ class Run:
                 writer.writerow({key: f"{value:.8g}" for key, value in row.items()})
 
     def save_weights(self, method: nn.Module) -> None:
-        """Write ``model.safetensors``; nothing happens to a run in memory."""
+        """Write ``model.safetensors``; nothing happens to a run in memory.
+
+        Numbers that half precision holds exactly are written so (`TrainConfig.half_weights`).
+        """
         if self.path is not None:
             tensors = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
+            for name, tensor in tensors.items():
+                if tensor.dtype == torch.float32 and torch.equal(tensor.half().float(), tensor):
+                    tensors[name] = tensor.half()
             write_tensors(self.path / "model.safetensors", tensors, {"format": "cmssf-weights-1"})
 
     def method(self, data: ImageTextData) -> nn.Module:

@@ -220,12 +220,25 @@ def _train(
                 raise KeyboardInterrupt(f"stopped after epoch {epoch + 1} of {config.epochs}")
     torch.set_rng_state(random_state)
     method.eval()
+    if config.half_weights:
+        round_weights(method)
     if first_process:
         run.save_weights(method)
         checkpoint.remove()
     if processes.anywhere(bool(interrupted)):
         raise KeyboardInterrupt("stopped after the last step: the training is over")
     return run
+
+
+@torch.no_grad()
+def round_weights(method: nn.Module) -> None:
+    """Round matrices to what half precision holds: ten binary digits behind the first.
+
+    Biases, norms with their statistics and the logit scale keep all of theirs.
+    """
+    for tensor in method.state_dict().values():
+        if tensor.dtype == torch.float32 and tensor.ndim > 1:
+            tensor.copy_(tensor.half())
 
 
 def seed_all(seed: int) -> None:
