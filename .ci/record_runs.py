@@ -3,8 +3,9 @@
     python .ci/record_runs.py quick/simclr quick/moco   those whose name is or begins so; else all
     python .ci/record_runs.py --list                    what there is to make, as commands
 
-Quick runs have three seeds. Those of the standard preset have one: they learn from CIFAR-10, for
-hours; `-first-epoch` and `-untrained` are their beginnings.
+Quick runs have three seeds. Those of the standard preset have one, since they learn from CIFAR-10,
+for hours; on a frozen tower it takes minutes, and there are three seeds. `-first-epoch` and
+`-untrained` are beginnings.
 
 Some runs begin with the weights of others: make `quick/dino-` before `quick/cmssf-`, and
 `standard/dino` before `standard/cmssf`.
@@ -154,9 +155,9 @@ CHANGED = {
 #: On CIFAR-10, one budget of operations for each (chapter 10). Two go on from DINO's weights; one
 #: of them as the source chapter says: a frozen tower, 100 epochs, Adam, a constant rate.
 AS_WRITTEN = (
-    "cmssf.freeze_image=True cmssf.head_norm=False train.epochs=100 train.optimizer=adam "
-    "train.lr=1e-4 train.text_lr=1 "
-    "train.schedule=constant train.warmup=0 train.weight_decay=0 train.clip=0"
+    "vision.weights=standard/dino cmssf.freeze_image=True cmssf.head_norm=False train.epochs=100 "
+    "train.optimizer=adam train.lr=1e-4 train.text_lr=1 train.schedule=constant train.warmup=0 "
+    "train.weight_decay=0 train.clip=0"
 )
 #: Harder views, twice the decay and a fifth more epochs: for a model that knows its pictures by
 #: heart.
@@ -171,7 +172,10 @@ EQUAL = {
     "cmssf": ("cmssf", "vision.weights=standard/dino"),
     "cmssf-scratch": ("cmssf", ""),
     "cmssf-erased": ("cmssf", ERASED),
-    "cmssf-frozen": ("cmssf", f"vision.weights=standard/dino {AS_WRITTEN}"),
+    # Minutes on cached features, so three seeds; one of them is fine-tuned.
+    "cmssf-frozen": ("cmssf", AS_WRITTEN),
+    "cmssf-frozen-s1": ("cmssf", f"{AS_WRITTEN} judge.fine_tune=False train.seed=1"),
+    "cmssf-frozen-s2": ("cmssf", f"{AS_WRITTEN} judge.fine_tune=False train.seed=2"),
     "untrained": ("supervised", "train.epochs=0 judge.pixels=True"),
 }
 #: Those of them whose space chapter 10 draws.
