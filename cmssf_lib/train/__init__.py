@@ -3,9 +3,9 @@
 from cmssf_lib.train.arithmetic import flops_per_picture
 from cmssf_lib.train.checkpoint import state
 from cmssf_lib.train.frozen import cache_features
-from cmssf_lib.train.loop import OVERHEAD, fit, round_weights
+from cmssf_lib.train.loop import OVERHEAD, fit
 from cmssf_lib.train.memory import keep_freed_memory, peak_memory_gb
-from cmssf_lib.train.steps import learning_rate, make_optimizer
+from cmssf_lib.train.steps import learning_rate, make_optimizer, round_weights
 
 __all__ = [
     "OVERHEAD",

@@ -36,6 +36,7 @@ from cmssf_lib.train.steps import (
     check_processes,
     learning_rate,
     make_optimizer,
+    round_weights,
     stop_if_not_finite,
 )
 
@@ -228,17 +229,6 @@ def _train(
     if processes.anywhere(bool(interrupted)):
         raise KeyboardInterrupt("stopped after the last step: the training is over")
     return run
-
-
-@torch.no_grad()
-def round_weights(method: nn.Module) -> None:
-    """Round matrices to what half precision holds: ten binary digits behind the first.
-
-    Biases, norms with their statistics and the logit scale keep all of theirs.
-    """
-    for tensor in method.state_dict().values():
-        if tensor.dtype == torch.float32 and tensor.ndim > 1:
-            tensor.copy_(tensor.half())
 
 
 def seed_all(seed: int) -> None:

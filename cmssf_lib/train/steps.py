@@ -1,4 +1,4 @@
-"""How large a step is, for which parameter, and when none must be taken."""
+"""How large a step is, for which parameter, when none must be taken, and what is kept of it all."""
 
 import math
 from collections import defaultdict
@@ -171,3 +171,14 @@ def stop_if_not_finite(
         f"{epoch + 1}, step {step + 1}: training stopped before the step. {kept}"
         "A lower learning rate, a longer warm-up or clip=1 are the usual cures"
     )
+
+
+@torch.no_grad()
+def round_weights(method: nn.Module) -> None:
+    """Round matrices to what half precision holds: ten binary digits behind the first.
+
+    Biases, norms with their statistics and the logit scale keep all of theirs.
+    """
+    for tensor in method.state_dict().values():
+        if tensor.dtype == torch.float32 and tensor.ndim > 1:
+            tensor.copy_(tensor.half())
