@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cmssf_lib import cli
@@ -448,6 +449,19 @@ def test_no_epochs_record_what_fresh_weights_are_worth(tmp_path):
     fresh = build(run.config, splits.train)
     assert run.results == pytest.approx(probe_report(fresh, splits, per_class=10))
     assert cli.main(["runs", str(tmp_path / "runs")]) == 0
+
+
+def test_fresh_weights_are_rounded_before_they_are_measured(tmp_path):
+    """Nothing is trained, so it is not the training loop that rounds."""
+    folder = tmp_path / "untrained"
+    command = ["train", "simclr", "--preset=quick", *TINY_FEATURES, "--epochs=0"]
+    assert cli.main([*command, "--set=train.half_weights=True", f"--run={folder}"]) == 0
+    run = Run.load(folder)
+    splits = load(preset_of(run.config).data)
+    kept = run.method(splits.train)
+    for name, tensor in kept.state_dict().items():
+        assert tensor.ndim < 2 or torch.equal(tensor, tensor.half().float()), name
+    assert run.results == pytest.approx(probe_report(kept, splits, per_class=10))
 
 
 @pytest.mark.parametrize("method", ["simclr", "moco", "byol", "dino", "mae", "supervised"])
