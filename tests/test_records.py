@@ -39,7 +39,7 @@ def test_a_record_is_whole(run):
     for row in run.history:
         assert all(math.isfinite(value) for value in row.values())
     assert run.environment["processor"]
-    assert "dirty" not in run.environment["commit"] or run.name == "standard/first-epoch"
+    assert "dirty" not in run.environment["commit"]
     assert run.results
 
 
@@ -143,7 +143,7 @@ LISTED = [run for run in of(*FEATURES, "cmssf") if run.name in recorded_as()]
 def test_every_quick_record_but_the_oldest_is_listed():
     """Those of CMSSF's quickstart were made before there was a list."""
     others = {run.name for run in of(*FEATURES, "cmssf")} - {run.name for run in LISTED}
-    assert others == {*(f"quick/cmssf-s{seed}" for seed in range(3)), "standard/first-epoch"}
+    assert others == {f"quick/cmssf-s{seed}" for seed in range(3)}
 
 
 @pytest.mark.parametrize("run", LISTED, ids=lambda run: run.name)

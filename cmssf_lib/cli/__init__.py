@@ -63,6 +63,11 @@ def parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="measure a trained run on the test set")
     evaluate.add_argument("run", help="folder of the run")
     evaluate.add_argument("--data", help="folder of the pictures (default: $CMSSF_DATA)")
+    evaluate.add_argument(
+        "--no-fine-tuning",
+        action="store_true",
+        help="leave out the measures that train; what is left takes minutes, not an hour",
+    )
     evaluate.set_defaults(command=evaluate_command)
 
     reproduce = commands.add_parser("reproduce", help="make a recorded run again")

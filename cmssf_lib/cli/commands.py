@@ -54,6 +54,13 @@ def evaluate_command(options: argparse.Namespace) -> None:
     """
     run = Run.load(options.run)
     chosen = preset_of(run.config)
+    if options.no_fine_tuning:
+        if not run.results:
+            raise ValueError(
+                f"{options.run} has not been measured yet: measure all of it first, without "
+                "--no-fine-tuning"
+            )
+        chosen = replace(chosen, fine_tune=replace(chosen.fine_tune, steps=0))
     splits = load_data(chosen, options.data)
     same = splits.train.fingerprint == run.config["data_fingerprint"]
     if not same:

@@ -177,7 +177,7 @@ def _judge_features(
         found = probe_report(pixel_features, splits, **few, predictions=on_pixels)
         results |= {f"pixels_{name}": value for name, value in found.items()}
         predictions |= {f"pixels_{name}": value for name, value in on_pixels.items()}
-    if tune or judge.fine_tune:
+    if tuned.steps and (tune or judge.fine_tune):
         results |= fine_tune_report(
             method,
             splits,

@@ -168,7 +168,8 @@ class FineTuneConfig:
     """Training on from a method's weights with few labels, to judge them as a start.
 
     Attributes:
-        steps: Of the optimizer; the same for every start and every number of labels.
+        steps: Of the optimizer; the same for every start and every number of labels. 0: nothing is
+            fine-tuned.
         batch_size: Pictures a step.
         lr: Largest learning rate.
         baseline: Whether the same network with fresh weights goes through it as well.

@@ -27,6 +27,8 @@ def flops_per_picture(method: nn.Module, batch: Batch) -> float:
     # Attention as plain matrix products: the counter knows not all of its fast versions, and a
     # processor and a graphics card have different ones.
     plain = sdpa_kernel(SDPBackend.MATH)
-    with torch.random.fork_rng(devices), plain, FlopCounterMode(display=False) as counter:
-        twin(batch)["loss"].backward()
+    with torch.random.fork_rng(devices), plain:
+        twin(batch)  # a first step may look whether it fits into memory, as DINO's does
+        with FlopCounterMode(display=False) as counter:
+            twin(batch)["loss"].backward()
     return counter.get_total_flops() / len(batch)
