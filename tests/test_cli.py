@@ -93,6 +93,9 @@ def test_evaluate_prints_the_recorded_numbers_again(trained, capsys):
 def test_evaluate_completes_a_run_that_was_stopped_before_it(trained, tmp_path, capsys):
     for name in ("config.json", "history.csv", "environment.json", "model.safetensors"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
+    assert cli.main(["evaluate", str(tmp_path), "--no-fine-tuning"]) == 2
+    assert "measure all of it first, without --no-fine-tuning" in capsys.readouterr().err
+    assert not Run.load(tmp_path).results
     assert cli.main(["evaluate", str(tmp_path)]) == 0
     assert Run.load(tmp_path).results == pytest.approx(Run.load(trained).results)
     assert Run.load(tmp_path).outputs.keys() == Run.load(trained).outputs.keys()
@@ -491,6 +494,9 @@ def test_every_method_is_trained_and_measured(method, tmp_path, capsys):
     for line in capsys.readouterr().out.splitlines()[1:-1]:
         name, now, recorded = line.split()
         assert float(now) == pytest.approx(float(recorded), abs=2e-3), name
+    assert cli.main(["evaluate", str(folder), "--no-fine-tuning"]) == 0
+    again = {line.split()[0] for line in capsys.readouterr().out.splitlines()[1:-1]}
+    assert again == {name for name in run.results if "fine_tuned" not in name}
 
 
 def test_features_are_judged_with_the_labels_that_are_asked_for(tmp_path, capsys):

@@ -759,6 +759,14 @@ def test_operations_are_counted_there_and_back(data):
     assert torch.get_rng_state().equal(random)
 
 
+def test_what_dino_looks_up_before_its_first_step_is_not_counted(data):
+    config = run_config(replace(preset("quick", "dino"), vision=TINY.vision), "dino", data)
+    method, batch = build(config, data), next(batches(data, 32))
+    before_the_first = flops_per_picture(method, batch)
+    method.loss(batch)
+    assert flops_per_picture(method, batch) == before_the_first
+
+
 def test_two_views_cost_twice_one_picture(data):
     simclr, supervised = (
         flops_per_picture(

@@ -156,7 +156,7 @@ def _for_method() -> dict[tuple[str, str], Preset]:
             train=replace(standard.train, epochs=epochs),
             # In a long training the teachers are as slow as the papers have them, and DINO's
             # student sees small views as well.
-            byol=replace(standard.byol, momentum=0.99),
+            byol=replace(standard.byol, momentum=0.996),
             dino=replace(standard.dino, momentum=0.996, local_crops=4),
         )
     return found
