@@ -181,8 +181,8 @@ EQUAL = {
     "cmssf-frozen-s2": ("cmssf", f"{AS_WRITTEN} judge.fine_tune=False train.seed=2"),
     "untrained": ("supervised", "train.epochs=0 judge.pixels=True"),
 }
-#: Those of them whose space chapter 10 draws.
-SHOWN = ("standard/cmssf", "standard/cmssf-erased")
+#: The one of them whose space chapter 10 draws.
+SHOWN = "standard/cmssf"
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
@@ -210,11 +210,11 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 def lighten(name: str, folder: Path) -> None:
     """Make a record small enough to travel with the book.
 
-    Where each test picture lies in the shared space stays with the two runs whose figures show it;
-    the answers stay with all.
+    Where each test picture lies in the shared space stays with the run whose figures show it; the
+    answers stay with all.
     """
     run = Run.load(folder)
-    if name not in SHOWN and "image" in run.outputs:
+    if name != SHOWN and "image" in run.outputs:
         run.outputs = {key: value for key, value in run.outputs.items() if key != "image"}
         run.save()
 

@@ -284,6 +284,21 @@ def test_the_environment_names_versions_and_processor():
     json.dumps(here)
 
 
+def test_a_run_that_moved_names_the_machines_before(tmp_path):
+    def moved_to(here, /, **before):
+        (tmp_path / "environment.json").write_text(json.dumps(before))
+        return environment(here, tmp_path).get("earlier")
+
+    card = {"device": "NVIDIA H200", "processor": "Chip", "threads": 2}
+    assert moved_to("cpu", **card) is None  # nothing was trained there yet
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"")
+    assert moved_to("cpu", **card) == ["NVIDIA H200"]
+    assert moved_to("cpu", **card, earlier=["Chip, 1 thread"]) == ["Chip, 1 thread", "NVIDIA H200"]
+    here = environment("cpu")
+    assert moved_to("cpu", **here) is None
+    assert moved_to("cpu", **here, earlier=["NVIDIA H200"]) == ["NVIDIA H200"]
+
+
 def test_the_environment_names_a_graphics_card_by_its_model(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Card {device.index}")
     assert environment("cuda:1")["device"] == "Card 1"
@@ -347,6 +362,8 @@ def test_a_card_has_a_row_for_each_training(tmp_path, monkeypatch):
          "cmssf reproduce quick/simclr-s0"),
         ("quick/moco", "5", "2", "12", "NVIDIA H100", "cmssf reproduce quick/moco-s5"),
     ]  # fmt: skip
+    other.environment["earlier"] = ["Chip <9>, 2 threads"]
+    assert RunCard(other).rows[0][4] == "Chip <9>, 2 threads, then NVIDIA H100"
     assert card.line == "Drawn from 2 recorded trainings, 1 to 3 seeds each"
     assert RunCard(other).line == "Drawn from 1 recorded training, 1 seed each"
     assert RunCard(first).line == "Drawn from 1 recorded training, 3 seeds each"

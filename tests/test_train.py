@@ -550,6 +550,15 @@ def test_what_changes_memory_and_not_the_result_may_change_on_the_way(tmp_path):
         checkpoint_file.refuse_other_config({"cmssf": {"dim": 8, "chunk": 0}}, run)
 
 
+def test_a_run_that_goes_on_elsewhere_says_where_it_began(tmp_path, data):
+    interrupted_run(data, tmp_path)
+    there = json.loads((tmp_path / "environment.json").read_text())
+    (tmp_path / "environment.json").write_text(json.dumps({**there, "device": "NVIDIA H200"}))
+    run, method, config = new_run(data, tmp_path)
+    fit(method, data, config, run=run, progress=False)
+    assert Run.load(tmp_path).environment == {**run.environment, "earlier": ["NVIDIA H200"]}
+
+
 def test_a_run_goes_on_when_the_library_has_a_new_setting(tmp_path, data):
     interrupted_run(data, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

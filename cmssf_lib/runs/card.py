@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 
 from cmssf_lib.runs.run import Run
+from cmssf_lib.runs.setup import machine
 
 SEED = re.compile(r"-s(\d+)$")
 HEAD = ("run", "seeds", "epochs", "minutes each", "machine", "made again by")
@@ -85,10 +86,7 @@ def _row(of: list[Run]) -> tuple[str, ...]:
 
 
 def _machine(run: Run) -> str:
-    known = run.environment
-    if known.get("device", "cpu") != "cpu":
-        return str(known["device"])
-    return f"{known.get('processor', 'CPU')}, {_counted(known.get('threads', 1), 'thread')}"
+    return ", then ".join([*run.environment.get("earlier", []), machine(run.environment)])
 
 
 def _counted(number: int, what: str) -> str:

@@ -37,6 +37,7 @@ from cmssf_lib.presets import (
     VisionConfig,
     from_json,
 )
+from cmssf_lib.runs.files import read_json
 
 #: Settings that not every method reads.
 OWN_SETTINGS = {
@@ -177,15 +178,21 @@ def records() -> Path:
     )
 
 
-def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Describe this machine: versions, processor, and the library's commit where there is one."""
+def environment(device: torch.device | str = "cpu", folder: Path | None = None) -> dict[str, Any]:
+    """Describe this machine: versions, processor, and the library's commit where there is one.
+
+    Args:
+        device: That the run is on.
+        folder: Of a run. If it goes on from a checkpoint of another machine, that one is named
+            under "earlier".
+    """
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    return {
+    here: dict[str, Any] = {
         "python": platform.python_version(),
         **versions,
         "machine": platform.machine(),
@@ -196,6 +203,21 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "matmul_precision": torch.get_float32_matmul_precision(),
         "commit": _commit() or "not in a repository",
     }
+    begun = ("environment.json", "checkpoint.safetensors")
+    if folder is not None and all((folder / name).is_file() for name in begun):
+        before = read_json(folder / "environment.json")
+        moved = [machine(before)] if machine(before) != machine(here) else []
+        if earlier := [*before.get("earlier", []), *moved]:
+            here["earlier"] = earlier
+    return here
+
+
+def machine(environment: Mapping[str, Any]) -> str:
+    """Name the graphics card of a recorded environment, or the processor and its threads."""
+    if environment.get("device", "cpu") != "cpu":
+        return str(environment["device"])
+    threads = environment.get("threads", 1)
+    return f"{environment.get('processor', 'CPU')}, {threads} thread{'s' * (threads != 1)}"
 
 
 def _named(device: torch.device) -> str:

@@ -104,7 +104,7 @@ def fit(
         accelerator = Accelerator(mixed_precision=config.precision, cpu=cpu)
         check_processes(method, config, accelerator.num_processes)
         data = data.to(accelerator.device)
-        run.environment = environment(accelerator.device)
+        run.environment = environment(accelerator.device, run.path)
         run.environment["processes"] = accelerator.num_processes
         return _train(method, data, config, run, accelerator, each_epoch, watch, progress)
 
