@@ -76,6 +76,7 @@ def accuracy_over(
         curves: Method → (places, a row of accuracies for each seed).
         xlabel: What the places are.
         published: Name → (place, accuracy), as hollow diamonds: what others reached with more.
+            Those at one place share a label, the highest first.
         lines: Name → accuracy, drawn as a dotted line: chance, or what pixels are worth.
         ticks: Place → what is written there; else powers of ten.
         bottom: Where the vertical axis begins.
@@ -115,13 +116,18 @@ def accuracy_over(
             label=name,
         )
     axes.set_xscale("log")
+    together: dict[float, list[tuple[float, str]]] = {}
     for name, (place, height) in (published or {}).items():
+        together.setdefault(place, []).append((height, name))
+    for place, found in together.items():
+        heights, names = zip(*sorted(found, reverse=True), strict=True)
         axes.scatter(
-            [place], [height], s=42, marker="D", facecolors="white", edgecolors=INK, zorder=3
-        )
-        axes.annotate(
-            name,
-            (place, height),
+            [place] * len(found), heights, s=42, marker="D",
+            facecolors="white", edgecolors=INK, zorder=3,
+        )  # fmt: skip
+        axes.annotate(  # one label, its lines in the order of the points
+            "\n".join(names),
+            (place, sum(heights) / len(heights)),
             xytext=(-7, 0),
             textcoords="offset points",
             ha="right",
