@@ -1,7 +1,8 @@
 """Execute notebooks in place, in a clean quick run, and store outputs that make small diffs.
 
 A notebook is written back only when all of its cells ran. Without arguments every notebook of
-`notebooks/` is executed. Run it with `make notebooks`.
+`notebooks/` is executed. Run it with `make notebooks`. Day, machine, seconds, memory and versions
+are stored with each, for the status page.
 """
 
 import os
@@ -10,12 +11,17 @@ import time
 from pathlib import Path
 
 import nbformat
+import torch
 from nbclient import NotebookClient
+
+from cmssf_lib.runs import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 # The lexer of IPython: the first cell's `!` and `%` are no Python, which the site's build minds.
 LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}
+# Asked by one cell more, which is not kept.
+MEMORY = "from cmssf_lib.train import peak_memory_gb\nprint(peak_memory_gb())"
 LIMIT_S = (
     600  # for one cell: far above the minute that a cell may take, so that only a hang ends here
 )
@@ -32,8 +38,15 @@ def execute(path: Path) -> None:
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
+    notebook.cells.append(nbformat.v4.new_code_cell(MEMORY))
+    start = time.perf_counter()
     client.execute()
+    held = float(notebook.cells.pop().outputs[0].text)
     strip(notebook)
+    here = environment("cuda" if torch.cuda.is_available() else "cpu")
+    del here["commit"]  # the one before this notebook's: it says nothing
+    measured = {"seconds": round(time.perf_counter() - start), "peak_memory_gb": round(held, 2)}
+    notebook.metadata["executed"] = here | measured
     nbformat.validate(notebook)
     part = path.with_suffix(".part")
     nbformat.write(notebook, part)

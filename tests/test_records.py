@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,9 @@ def test_a_record_is_whole(run):
     assert len(run.history) == preset.train.epochs
     for row in run.history:
         assert all(math.isfinite(value) for value in row.values())
+    assert date.fromisoformat(run.environment["date"])
     assert run.environment["processor"]
+    assert run.environment["peak_memory_gb"] > 0.1
     assert "dirty" not in run.environment["commit"]
     assert run.results
 

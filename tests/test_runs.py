@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -281,6 +282,8 @@ def test_the_environment_names_versions_and_processor():
     assert here["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert here["processor"]
     assert here["cores"] >= 1
+    today = datetime.now(UTC).date()
+    assert today - date.fromisoformat(here["date"]) <= timedelta(days=1)  # midnight may pass
     json.dumps(here)
 
 

@@ -2,7 +2,7 @@
 
     <run>/config.json         everything that decides the outcome
     <run>/history.csv         a row an epoch
-    <run>/environment.json    versions, processor, commit
+    <run>/environment.json    date, versions, processor, commit
     <run>/results.json        metric → number
     <run>/outputs.npz         test embeddings, predictions, labels
     <run>/model.safetensors   weights

@@ -6,6 +6,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ def records() -> Path:
 
 
 def environment(device: torch.device | str = "cpu", folder: Path | None = None) -> dict[str, Any]:
-    """Describe this machine: versions, processor, and the library's commit where there is one.
+    """Describe this machine, today: versions, processor, the library's commit where there is one.
 
     Args:
         device: That the run is on.
@@ -193,6 +194,7 @@ def environment(device: torch.device | str = "cpu", folder: Path | None = None) 
         except PackageNotFoundError:
             versions[package] = "not installed"
     here: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
         **versions,
         "machine": platform.machine(),

@@ -44,7 +44,7 @@ def build(tmp_path: Path, repository: Path, monkeypatch):
             doctreedir=tmp_path / "doctrees",
             buildername="html",
             confoverrides={
-                "extensions": ["myst_parser", "run_numbers", "inline_svg", "site_repairs"],
+                "extensions": ["myst_parser", "run_records", "inline_svg", "site_repairs"],
                 "numfig": True,
                 **config,
             },
@@ -146,6 +146,68 @@ def test_a_run_that_lacks_a_seed_of_the_others_is_a_warning(build, seeds):
     table = "one = quick/one\nshort = quick/one-short"
     _, warnings = build(f"```{{run-table}} Title\n:metric: accuracy\n\n{table}\n```")
     assert "no recorded run 'quick/one-s2'" in warnings
+
+
+FACTS = {
+    "date": "2026-11-26", "processor": "Chip", "threads": 1, "device": "cpu",
+    "peak_memory_gb": 1.24, "python": "3.11", "torch": "2.1", "torchvision": "0.1",
+    "timm": "1", "transformers": "5", "accelerate": "1", "numpy": "2",
+}  # fmt: skip
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Records of two trainings, one of them of two seeds; and of a notebook."""
+    card = {"device": "Card", "peak_gpu_memory_gb": 0.5, "torch": "2.2", "earlier": ["Old"]}
+    for name, seconds, own in (("x-s0", 60, {}), ("x-s1", 180, {}), ("x-long", 30, card)):
+        folder = tmp_path / "book" / "runs" / "small" / name
+        folder.mkdir(parents=True)
+        (folder / "environment.json").write_text(json.dumps(FACTS | own))
+        (folder / "config.json").write_text(json.dumps({"train": {"seed": int("s1" in name)}}))
+        (folder / "history.csv").write_text(f"epoch,seconds\n1,{seconds}\n2,{seconds}\n")
+    notebook = {"cells": [], "metadata": {"executed": FACTS | {"seconds": 90}}}
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "01_a.ipynb").write_text(json.dumps(notebook))
+
+
+def test_a_table_of_records_says_when_and_where_each_training_was_made(build, recorded):
+    page, warnings = build("```{run-records} Title\n:folder: small\n:name: tab-r\n```")
+    assert not warnings
+    rows = [[cell.get_text() for cell in row.select("th, td")] for row in page.select("tr")]
+    day = "2026\N{NON-BREAKING HYPHEN}11\N{NON-BREAKING HYPHEN}26"
+    assert rows == [
+        ["Run", "Seeds", "Date", "Machine", "Minutes", "GB", "Versions"],
+        ["x", "0, 1", day, "Chip, 1 thread", "4.0", "1.2", "A"],
+        ["x-long", "0", day, "Old, then Card", "1.0", "1.2 and 0.5", "B"],
+    ]
+    versions = [item.get_text() for item in page.select("li")]
+    assert versions[0].startswith("A: python 3.11, torch 2.1, ")
+    assert versions[1].startswith("B: python 3.11, torch 2.2, ")
+
+
+def test_a_table_of_notebooks_says_when_and_where_each_was_executed(build, recorded, tmp_path):
+    (tmp_path / "notebooks" / "01_a.md").write_text("# A\n")  # the page that the row leads to
+    page, warnings = build("```{notebook-records} Title\n```", suppress_warnings=["toc"])
+    assert not [line for line in warnings.splitlines() if "toctree" not in line]
+    row = page.select("tr")[1]
+    name, _, *facts = [cell.get_text() for cell in row.select("td")]
+    assert name == "01_a"
+    assert facts == ["Chip, 1 thread", "1.5", "1.2", "A"]
+    assert row.select_one("a.reference.internal")["href"] == "notebooks/01_a.html"
+
+
+@pytest.mark.parametrize("lacking", ["date", "peak_memory_gb", "timm"])
+def test_a_record_that_lacks_a_fact_is_a_warning(build, recorded, tmp_path, lacking):
+    path = tmp_path / "book" / "runs" / "small" / "x-s1" / "environment.json"
+    path.write_text(json.dumps({name: fact for name, fact in FACTS.items() if name != lacking}))
+    assert f"a record lacks '{lacking}'" in build("```{run-records} Title\n:folder: small\n```")[1]
+
+
+def test_records_that_are_not_there_are_a_warning(build, recorded, tmp_path):
+    assert "no run lies in 'large'" in build("```{run-records} Title\n:folder: large\n```")[1]
+    (tmp_path / "notebooks" / "01_a.ipynb").write_text('{"cells": [], "metadata": {}}')
+    _, warnings = build("```{notebook-records} Title\n```")
+    assert "01_a.ipynb does not say when it was executed" in warnings
 
 
 def test_a_drawing_stands_in_the_page_with_its_alt_text(build):
