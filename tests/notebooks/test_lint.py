@@ -140,6 +140,15 @@ def test_form_of_every_notebook(path):
     assert not found, "\n".join([f"{path.name}:", *found])
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_notebook_says_when_and_where_it_was_executed(path):
+    executed = nbformat.read(path, as_version=4).metadata["executed"]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d", executed["date"])
+    assert executed["processor"]
+    assert 0 < executed["seconds"] < 600
+    assert executed["peak_memory_gb"] > 0.1
+
+
 def test_there_are_notebooks():
     assert "00_quickstart" in [path.stem for path in NOTEBOOKS]
 

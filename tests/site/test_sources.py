@@ -59,17 +59,30 @@ def test_the_table_of_sources_has_the_chapters_fourteen(prose):
 
 
 def test_no_page_quotes_a_result_by_hand(prose):
-    """A percentage in prose comes from a run, through the `run` role; 100 % is only a word, and a
-    share of the labels is a setting."""
+    """A percentage in prose comes from a run, through the `run` role; 100 % is only a word, a share
+    of the labels is a setting, and what the source chapter claims stands in a column of its own."""
+    claims = re.sub(r"^(\* - \d.*\n)  - .*$", r"\1", prose["claims.md"], flags=re.M)
     by_hand = [
         f"{name}: {number}"
-        for name, text in prose.items()
+        for name, text in (prose | {"claims.md": claims}).items()
         for number in re.findall(
             r"\d+(?:\.\d+)?(?:\s| )?(?:%|percent\b|per cent\b)(?! of the labels)", text
         )
         if not number.startswith("100")
     ]
     assert not by_hand
+
+
+def test_every_claim_has_its_measurement_and_one_of_four_verdicts(prose):
+    text = prose["claims.md"]
+    promised = re.findall(r"^(\w.*)\n: ", text, re.M)
+    rows = re.findall(r"^\* - (\d\.\d)\s(\w)\n  - (.+)\n  - (.+)\n  - (.+)$", text, re.M)
+    assert len(rows) == len(re.findall(r"^\* - \d", text, re.M))
+    for section in {row[0] for row in rows}:  # a, b, c … without a gap
+        letters = [row[1] for row in rows if row[0] == section]
+        assert letters == [chr(ord("a") + i) for i in range(len(letters))], section
+    for section, letter, _, _, verdict in rows:
+        assert verdict.startswith(tuple(word.lower() for word in promised)), f"{section} {letter}"
 
 
 def test_figures_share_one_style(figures):
