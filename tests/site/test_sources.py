@@ -17,9 +17,8 @@ def book(repository: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def prose(book: Path) -> dict[str, str]:
-    """The pages written in Markdown, by name; drafts are none yet."""
-    pages = {p.relative_to(book).as_posix(): p for p in book.rglob("*.md")}
-    return {name: p.read_text("utf-8") for name, p in pages.items() if p.parts[-2] != "drafts"}
+    """The pages written in Markdown, by name."""
+    return {p.relative_to(book).as_posix(): p.read_text("utf-8") for p in book.rglob("*.md")}
 
 
 @pytest.fixture(scope="module")
