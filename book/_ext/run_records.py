@@ -28,7 +28,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from cmssf_lib.runs.card import SEED
-from cmssf_lib.runs.setup import machine
+from cmssf_lib.runs.setup import machines
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ class Records(SphinxDirective):
         self.letters: dict[str, str] = {}
         try:
             rows = list(self.rows())
-            if not rows:
-                raise ValueError("there are no records")
+            if len(rows) < 2:
+                raise ValueError(f"none in {self.options.get('folder', 'notebooks')!r}")
         except KeyError as error:
             logger.warning("a record lacks %s", error, location=self.get_location())
             return []
@@ -75,10 +75,9 @@ class Records(SphinxDirective):
             KeyError: If one of them lacks a fact.
         """
         of = list(of)
-        machines = [", then ".join([*here.get("earlier", []), machine(here)]) for here in of]
         return (
             _joined(here["date"].replace("-", "\N{NON-BREAKING HYPHEN}") for here in of),
-            _joined(machines),
+            _joined(machines(here) for here in of),
             f"{statistics.median(seconds) / 60:.1f}",
             _joined(_memory(here) for here in of),
             _joined(self._letter(here) for here in of),
@@ -97,8 +96,6 @@ class RunRecords(Records):
         directory = Path(self.env.srcdir) / self.config.run_numbers_directory
         folder = directory / self.options["folder"]
         paths = sorted(path.parent for path in folder.rglob("environment.json"))
-        if not paths:
-            raise ValueError(f"no run lies in {self.options['folder']!r}")
         yield ("Run", "Seeds", *HEAD)
         # Sorted anew: between x-s0 and x-s1 there may be others, such as x-long-s0.
         paths.sort(key=lambda path: (SEED.sub("", path.name), path.name))

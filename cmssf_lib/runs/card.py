@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 
 from cmssf_lib.runs.run import Run
-from cmssf_lib.runs.setup import machine
+from cmssf_lib.runs.setup import machines
 
 SEED = re.compile(r"-s(\d+)$")
 HEAD = ("run", "seeds", "epochs", "minutes each", "machine", "made again by")
@@ -74,19 +74,15 @@ def _row(of: list[Run]) -> tuple[str, ...]:
     minutes = statistics.median(
         sum(row.get("seconds", 0.0) for row in run.history) / 60 for run in of
     )
-    machines = dict.fromkeys(_machine(run) for run in of)
+    found = dict.fromkeys(machines(run.environment) for run in of)
     epochs = dict.fromkeys(str(len(run.history)) for run in of)
     return (
         ", ".join(str(run.config["train"]["seed"]) for run in of),
         " or ".join(epochs),
         f"{minutes:.1f}" if minutes < 10 else f"{minutes:.0f}",
-        " or ".join(machines),
+        " or ".join(found),
         of[0].command,
     )
-
-
-def _machine(run: Run) -> str:
-    return ", then ".join([*run.environment.get("earlier", []), machine(run.environment)])
 
 
 def _counted(number: int, what: str) -> str:

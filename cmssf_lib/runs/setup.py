@@ -222,6 +222,11 @@ def machine(environment: Mapping[str, Any]) -> str:
     return f"{environment.get('processor', 'CPU')}, {threads} thread{'s' * (threads != 1)}"
 
 
+def machines(environment: Mapping[str, Any]) -> str:
+    """Name the machines that a recorded run began on, if any, and the one it ended on."""
+    return ", then ".join([*environment.get("earlier", []), machine(environment)])
+
+
 def _named(device: torch.device) -> str:
     """Name the device: a graphics card by its model."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -204,7 +204,9 @@ def test_a_record_that_lacks_a_fact_is_a_warning(build, recorded, tmp_path, lack
 
 
 def test_records_that_are_not_there_are_a_warning(build, recorded, tmp_path):
-    assert "no run lies in 'large'" in build("```{run-records} Title\n:folder: large\n```")[1]
+    assert "records: none in 'large'" in build("```{run-records} Title\n:folder: large\n```")[1]
+    (tmp_path / "notebooks" / "01_a.ipynb").rename(tmp_path / "away")
+    assert "records: none in 'notebooks'" in build("```{notebook-records} Title\n```")[1]
     (tmp_path / "notebooks" / "01_a.ipynb").write_text('{"cells": [], "metadata": {}}')
     _, warnings = build("```{notebook-records} Title\n```")
     assert "01_a.ipynb does not say when it was executed" in warnings
