@@ -54,6 +54,13 @@ def test_a_cell_is_a_per_cent_of_its_row_and_small_ones_are_empty():
     assert shades[0, 0] > shades[2, 2] > shades[1, 1] > shades[1, 0] > shades[2, 0] == 0
 
 
+def test_the_axis_says_which_pictures_were_asked():
+    assert "right on the test set" in written(over())
+    held_out = written(over(ylabel="right on held-out pictures"))
+    assert "right on held-out pictures" in held_out
+    assert "right on the test set" not in held_out
+
+
 def test_what_was_published_at_one_place_shares_a_label():
     points = {"low": (0.9, 0.5), "high": (0.9, 0.9), "elsewhere": (0.5, 0.7)}
     figure = plots.accuracy_over({"SimCLR": (PLACES, SIMCLR)}, "labels", published=points)

@@ -61,6 +61,7 @@ def confusion_matrix(counts: Int[Tensor, "classes classes"], class_names: Sequen
 def accuracy_over(
     curves: Mapping[str, Curve],
     xlabel: str,
+    ylabel: str = "right on the test set",
     *,
     published: Mapping[str, tuple[float, float]] | None = None,
     lines: Mapping[str, float] | None = None,
@@ -75,6 +76,7 @@ def accuracy_over(
     Args:
         curves: Method → (places, a row of accuracies for each seed).
         xlabel: What the places are.
+        ylabel: Which accuracy it is, on which pictures.
         published: Name → (place, accuracy), as hollow diamonds: what others reached with more.
             Those at one place share a label, the highest first.
         lines: Name → accuracy, drawn as a dotted line: chance, or what pixels are worth.
@@ -137,13 +139,13 @@ def accuracy_over(
         )
     for text, height in (lines or {}).items():
         axes.axhline(height, color=PALE, linestyle=":", linewidth=1.4)
-        note(axes, 0.02, height, text, ha="left", color=PALE)
+        note(axes, 0.98, height, text, ha="right", color=PALE)
     if ticks:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(list(ticks), list(ticks.values()))
     else:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
-    axes.set(xlabel=xlabel, ylabel="right on the test set")
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_ylim(bottom, 1.0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     figure.legend(
