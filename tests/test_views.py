@@ -11,24 +11,24 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from cmssf_lib.presets import ViewsConfig
+from cmssf_lib.methods import kept_patches, patch_mask
 from cmssf_lib.views import (
     Views,
+    ViewsConfig,
     affine,
     as_float,
     colour_jitter,
     erase,
     grey,
     greyscale,
-    kept_patches,
     mirror,
     multi_crop,
-    patch_mask,
     pixel_shift,
     solarise,
     turn_hue,
 )
 from cmssf_lib.views import colours as colours_module
+from cmssf_lib.views.geometry import sample
 
 # Every change that `Views` knows, with its full strength: what can go wrong, goes wrong here.
 CHANGES = {
@@ -208,14 +208,20 @@ def test_half_of_the_pictures_are_flipped():
 
 @given(
     seed=st.integers(0, 99),
-    pixels=st.integers(0, 4),
+    pixels=st.integers(0, 4) | st.tuples(st.integers(0, 4), st.integers(0, 4)),
     height=st.integers(4, 7),
     width=st.integers(4, 7),
 )
 def test_a_shift_by_pixels_equals_a_slow_loop(seed, pixels, height, width):
     images = pictures(3, height, width)
     out = pixel_shift(images, pixels, random(seed))
-    draw = torch.randint(2 * pixels + 1, (2, 3, 1), generator=random(seed)) - pixels
+    if isinstance(pixels, int):  # both ways at once, as it once was: the random numbers are those
+        draw = torch.randint(2 * pixels + 1, (2, 3, 1), generator=random(seed)) - pixels
+    else:
+        generator = random(seed)
+        draw = torch.stack(
+            [torch.randint(2 * most + 1, (3, 1), generator=generator) - most for most in pixels]
+        )
     expected = torch.zeros_like(images)
     for i in range(3):
         down, right = int(draw[0, i]), int(draw[1, i])
@@ -403,6 +409,150 @@ def test_shift_and_turn_have_the_range_they_say():
     assert angle.mean() == pytest.approx(0, abs=0.03)
 
 
+def extent(views: torch.Tensor) -> tuple[int, int]:
+    """How far apart the brightest pixels of the views lie: down and across."""
+    places = views[:, 0].flatten(1).argmax(dim=1)
+    ends = [(places // views.shape[3]).aminmax(), (places % views.shape[3]).aminmax()]
+    return tuple(int(high - low) for low, high in ends)
+
+
+@pytest.mark.parametrize("side", [(8, 32), (32, 8), (16, 16)])
+def test_a_fraction_of_a_side_is_of_that_side(side):
+    """Whatever takes one: a shift by whole pixels, one that resamples, and an erased square."""
+    dot = torch.zeros(3000, 3, *side)
+    dot[:, :, side[0] // 2, side[1] // 2] = 1
+    quarter = [n // 4 for n in side]
+    whole = Views(ViewsConfig(shift=0.25))(dot, random(0))
+    assert extent(whole) == tuple(2 * n for n in quarter)  # either way
+    resampled = affine(dot, shift=0.25, generator=random(0))
+    assert extent(resampled) == pytest.approx([2 * n for n in quarter], abs=1)
+    erased = (Views(ViewsConfig(erase=0.25))(torch.ones(500, 3, *side), random(0)) == 0.5)[:, 0]
+    assert [int(erased.any(dim=d).sum(dim=1).max()) for d in (2, 1)] == quarter
+
+
+@given(
+    seed=st.integers(0, 999),
+    height=st.sampled_from([1, 2, 7, 8, 16, 32, 96]),
+    width=st.sampled_from([1, 3, 8, 9, 16, 64]),
+)
+def test_a_place_beyond_the_edge_has_the_pixel_at_the_edge(seed, height, width):
+    """Without asking for it: equal to the border padding that some devices lack."""
+    images = torch.rand(3, 3, height, width, generator=random(seed))
+    grid = 3 * torch.rand(3, 5, 6, 2, generator=random(seed)) - 1.5
+    grid[0] = grid[0].sign()  # the very corners
+    expected = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    out = sample(images, grid.clone())
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
+    if all(side & (side - 1) == 0 for side in (height, width)):  # powers of two: every bit
+        assert torch.equal(out, expected)
+
+
+def test_no_view_asks_for_border_padding(monkeypatch):
+    modes = []
+
+    def recorded(*args, padding_mode="zeros", **keywords):
+        modes.append(padding_mode)
+        return original(*args, padding_mode=padding_mode, **keywords)
+
+    original = F.grid_sample
+    monkeypatch.setattr(F, "grid_sample", recorded)
+    for change in [*CHANGES.values(), EVERYTHING]:
+        Views(ViewsConfig(**change))(pictures(), random(0))
+    multi_crop(pictures(), CROP, LOCAL, local_size=4, local_crops=2)
+    assert set(modes) == {"zeros"}
+
+
+# --- precision --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", [*CHANGES, "everything"])
+def test_pictures_of_any_precision_have_views_in_float32(name, dtype):
+    views, images = Views(ViewsConfig(**CHANGES.get(name, EVERYTHING))), pictures(16).to(dtype)
+    out = views(images, random(1))
+    assert out.dtype == torch.float32
+    assert torch.equal(out, views(images.float(), random(1)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x, g: affine(x, **CHANGES["zoom out"], turn=0.5, shear=0.2, generator=g),
+        lambda x, g: affine(x, **CHANGES["crop"], flip=0.5, size=5, generator=g),
+        lambda x, g: pixel_shift(x, 2, g),
+        lambda x, g: mirror(x, 0.5, g),
+        lambda x, g: erase(x, 0.5, g),
+        lambda x, g: colour_jitter(x, brightness=0.5, generator=g),
+        lambda x, g: colour_jitter(x, contrast=0.5, generator=g),
+        lambda x, g: colour_jitter(x, saturation=0.5, generator=g),
+        lambda x, g: colour_jitter(x, hue=0.5, probability=0.5, generator=g),
+        lambda x, g: turn_hue(x, torch.rand(len(x), generator=g)),
+        lambda x, g: greyscale(x, 0.5, g),
+        lambda x, g: solarise(x, 0.5, g),
+        lambda x, g: grey(x),
+    ],
+)
+def test_a_change_keeps_the_precision_it_is_given(change, dtype):
+    images = (pictures(16) * 255).round().div(255).to(dtype)
+    images[:, :, 4:6] = images[:, :1, 4:6]  # grey ones too
+    out = change(images, random(1))
+    assert out.dtype == dtype
+    exact = change(images.float(), random(1))
+    # A hue of sixths is computed in few digits: eight times the last digit of a number near 1.
+    atol = max(16 * torch.finfo(dtype).eps, 1e-5)
+    torch.testing.assert_close(out.float(), exact, atol=atol, rtol=0)
+
+
+def test_a_default_of_float64_changes_no_view():
+    everything = [Views(ViewsConfig(**c)) for c in [*CHANGES.values(), EVERYTHING]]
+
+    def made() -> list[torch.Tensor]:
+        images = pictures(16).float()
+        crops = multi_crop(images, CROP, LOCAL, local_size=4, local_crops=2, generator=random(2))
+        masks = patch_mask(16, 16, 0.75, generator=random(3))
+        return [v(images, random(1)) for v in everything] + crops + list(masks)
+
+    images = pictures(16)  # the draw of the pictures themselves would change
+    right = made()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(globals(), "pictures", lambda *_: images)
+            again = made()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(right, again, strict=True))
+
+
+# --- a part of a method -----------------------------------------------------------------------
+
+
+def test_views_are_a_module_that_no_state_dict_knows():
+    views, calls = Views(ViewsConfig(**EVERYTHING)), []
+    views.register_forward_hook(lambda *_: calls.append(1))
+    views(pictures())
+    method = torch.nn.Sequential(torch.nn.Linear(2, 2), views)
+    assert calls == [1]
+    assert list(method.state_dict()) == ["0.weight", "0.bias"]
+    assert views.train().config == views.eval().config == ViewsConfig(**EVERYTHING)
+
+
+def test_the_range_of_bytes_is_known_and_not_looked_up(monkeypatch):
+    """To look is to wait for the GPU, in every step."""
+
+    def looked(*_):
+        raise AssertionError("looked up")
+
+    monkeypatch.setattr(torch.Tensor, "aminmax", looked)
+    images = (pictures() * 255).to(torch.uint8)
+    for change in [*CHANGES.values(), EVERYTHING]:
+        Views(ViewsConfig(**change))(images)
+    multi_crop(images, CROP, LOCAL, local_size=4, local_crops=2)
+    with pytest.raises(AssertionError, match="looked up"):  # and that of floats is, at the door
+        Views(ViewsConfig())(pictures())
+
+
 # --- colours ----------------------------------------------------------------------------------
 
 
@@ -503,8 +653,8 @@ def test_views_are_made_where_the_pictures_are():
 
 # --- several views, and masks -----------------------------------------------------------------
 
-CROP = ViewsConfig(area=(0.6, 1.0), flip=0.5, brightness=0.4)
-LOCAL = ViewsConfig(area=(0.1, 0.5), flip=0.5)
+CROP = Views(ViewsConfig(area=(0.6, 1.0), flip=0.5, brightness=0.4))
+LOCAL = Views(ViewsConfig(area=(0.1, 0.5), flip=0.5))
 
 
 def test_a_view_of_another_size_is_a_resampled_one():
@@ -526,7 +676,7 @@ def test_multi_crop_gives_two_large_views_and_the_small_ones(local_crops):
 
 def test_each_row_of_each_view_shows_its_own_picture():
     grey_levels = torch.linspace(0.2, 0.8, 7).view(7, 1, 1, 1).expand(7, 3, 16, 16)
-    place = ViewsConfig(area=(0.3, 0.9), flip=0.5)
+    place = Views(ViewsConfig(area=(0.3, 0.9), flip=0.5))
     for view in multi_crop(grey_levels, place, place, local_size=8, local_crops=3):
         torch.testing.assert_close(view.mean(dim=(1, 2, 3)), grey_levels[:, 0, 0, 0])
 

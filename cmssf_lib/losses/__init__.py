@@ -1,23 +1,36 @@
 """Losses, as pure functions of tensors: one file a family.
 
-`contrastive` compares pictures with texts (`floor` says what equal texts cost there), `two_views`
-two views of a picture, `distillation` a student with its teacher, `reconstruction` guessed pixels
-with the hidden ones. A loss holds no state and draws nothing at random; queues, centres and scales
-belong to the methods.
+`clip` compares pictures with texts and says what equal texts cost there, `chunked` does the same
+in little memory; `two_views` compares two views of a picture with those of others; what is in
+`without_negatives` compares no pictures. Begin with `image_text_loss`: four lines.
+
+A loss holds no state and draws nothing at random; queues, centres and scales belong to the
+methods. Every loss computes in float32 at least, whatever precision it is given (`in_float32`).
 """
 
-from cmssf_lib.losses.contrastive import (
+from cmssf_lib.losses.clip import (
+    duplicate_floor,
     excess_loss,
+    expected_floor,
     image_text_loss,
     masked_loss,
     multi_positive_loss,
 )
-from cmssf_lib.losses.distillation import byol_loss, dino_loss, update_centre
-from cmssf_lib.losses.floor import duplicate_floor, expected_floor
-from cmssf_lib.losses.reconstruction import mae_loss, normalise_patches, patchify, unpatchify
+from cmssf_lib.losses.precision import require_temperature
 from cmssf_lib.losses.two_views import moco_loss, nt_xent, supcon_loss
+from cmssf_lib.losses.without_negatives import (
+    EPSILON,
+    byol_loss,
+    dino_loss,
+    mae_loss,
+    normalise_patches,
+    patchify,
+    unpatchify,
+    update_centre,
+)
 
 __all__ = [
+    "EPSILON",
     "byol_loss",
     "dino_loss",
     "duplicate_floor",
@@ -31,6 +44,7 @@ __all__ = [
     "normalise_patches",
     "nt_xent",
     "patchify",
+    "require_temperature",
     "supcon_loss",
     "unpatchify",
     "update_centre",

@@ -6,16 +6,20 @@ differ in is where the wrong answers come from: the rest of the batch (SimCLR), 
 earlier batches (MoCo), or the other classes (SupCon).
 """
 
-import math
-
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
-from cmssf_lib.losses.checks import check_pairs, check_shapes
+from cmssf_lib.losses.precision import (
+    in_float32,
+    require_pairs,
+    require_shapes,
+    require_temperature,
+)
 
 
+@in_float32
 def nt_xent(
     a: Float[Tensor, "n dim"], b: Float[Tensor, "n dim"], temperature: float
 ) -> Float[Tensor, ""]:
@@ -45,6 +49,7 @@ def nt_xent(
     return F.cross_entropy(similarity, partner)
 
 
+@in_float32
 def moco_loss(
     query: Float[Tensor, "b dim"],
     key: Float[Tensor, "b dim"],
@@ -81,8 +86,8 @@ def moco_loss(
         (MoCo), equation 1 and algorithm 1; Chen, Xie & He 2021, "An Empirical Study of Training
         Self-Supervised Vision Transformers" (MoCo v3), section 3, for the batch's own keys.
     """
-    check_shapes(query, key)
-    check_temperature(temperature)
+    require_shapes(query, key)
+    require_temperature(temperature)
     if queue.ndim != 2 or len(queue) == 0 or queue.shape[1] != query.shape[1]:
         raise ValueError(
             f"the queue has shape {tuple(queue.shape)}; expected (keys, {query.shape[1]}) with at "
@@ -97,10 +102,11 @@ def moco_loss(
     return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
 
 
+@in_float32
 def supcon_loss(
     a: Float[Tensor, "n dim"],
     b: Float[Tensor, "n dim"],
-    labels: Int[Tensor, "n"],
+    labels: Int[Tensor, " n"],
     temperature: float,
 ) -> Float[Tensor, ""]:
     """Supervised contrastive loss of two views: every view of the same class is a partner.
@@ -140,22 +146,12 @@ def supcon_loss(
     return -(log_probability.sum(dim=1) / partner.sum(dim=1)).mean()
 
 
-def check_temperature(temperature: float) -> None:
-    """Refuse a temperature that would turn the similarities around or blow them up.
-
-    Raises:
-        ValueError: If it is not a positive, finite number.
-    """
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}; it divides the similarities: give > 0.")
-
-
 def _similarity(
     a: Float[Tensor, "n dim"], b: Float[Tensor, "n dim"], temperature: float
 ) -> Float[Tensor, "rows rows"]:
     """Cosine similarity over temperature among all 2n views, -inf for a view and itself."""
-    check_pairs(a, b)
-    check_temperature(temperature)
+    require_pairs(a, b)
+    require_temperature(temperature)
     z = F.normalize(torch.cat([a, b]), dim=1)  # (2n, dim)
     # A row is always most similar to itself. That answer teaches nothing, so it is taken away
     # before the softmax; afterwards it would already have eaten the probability.

@@ -5,34 +5,177 @@ draws its own parameters. Crops, shifts, turns and flips are one affine map of t
 so a view is resampled once however many of them it combines.
 """
 
-from cmssf_lib.views.batch import as_float
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
 from cmssf_lib.views.colours import (
     LUMA,
+    Images,
+    as_float,
     colour_jitter,
     grey,
     greyscale,
     solarise,
     turn_hue,
 )
-from cmssf_lib.views.crops import multi_crop
-from cmssf_lib.views.masks import kept_patches, patch_mask
-from cmssf_lib.views.places import affine, erase, mirror, pixel_shift
-from cmssf_lib.views.random_view import Views
+from cmssf_lib.views.geometry import (
+    affine,
+    erase,
+    mirror,
+    pixel_shift,
+)
 
 __all__ = [
     "LUMA",
     "Views",
+    "ViewsConfig",
     "affine",
     "as_float",
     "colour_jitter",
     "erase",
     "grey",
     "greyscale",
-    "kept_patches",
     "mirror",
     "multi_crop",
-    "patch_mask",
     "pixel_shift",
     "solarise",
     "turn_hue",
 ]
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """How a random view of a picture is made; zeros and ones leave it as it is.
+
+    A crop that does not fit into the picture is cut off at its sides, where torchvision draws
+    another: with a largest area of 1 crops here are a little larger (see `affine`).
+    """
+
+    area: tuple[float, float] = (1.0, 1.0)  # smallest and largest part that a crop keeps
+    ratio: tuple[float, float] = (1.0, 1.0)  # smallest and largest width to height of a crop
+    shift: float = 0.0  # largest shift, as a fraction of each side; black moves in from outside
+    turn: float = 0.0  # largest rotation either way, in radians
+    shear: float = 0.0  # largest shear either way, a slope
+    flip: float = 0.0  # probability of a left-right flip
+    brightness: float = 0.0  # a factor is drawn from 1 ± this
+    contrast: float = 0.0  # likewise
+    saturation: float = 0.0  # likewise
+    hue: float = 0.0  # largest turn of the colour circle either way, a part of it: at most 0.5
+    jitter: float = 1.0  # probability that the four colour changes happen at all
+    grey: float = 0.0  # probability of losing all colour
+    solarise: float = 0.0  # probability of inverting the bright pixels
+    erase: float = 0.0  # side of a square that is made grey, as a fraction of each side
+
+
+class Views(nn.Module):
+    """Makes one random view of every picture of a batch, as a `ViewsConfig` says.
+
+    A module without parameters or buffers: a state dict knows nothing of it, and whoever times a
+    step can hang a clock on it like on any other part.
+    """
+
+    def __init__(self, config: ViewsConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        images: UInt8[Tensor, "b 3 h w"] | Images,
+        generator: torch.Generator | None = None,
+        size: int | None = None,
+    ) -> Float[Tensor, "b 3 rows columns"]:
+        """Return views in float32 and in [0, 1]; the same generator state gives the same views.
+
+        Args:
+            images: uint8, or floats in [0, 1].
+            generator: Of random numbers, on the device of the images.
+            size: Side of the views in pixels; ``None`` keeps that of the pictures. A view is
+                resampled without a filter: below half the side of what it shows, fine stripes
+                turn into coarse ones.
+        """
+        c = self.config
+        out = as_float(images)
+        other_size = size is not None and out.shape[2:] != (size, size)
+        if other_size or c.area != (1.0, 1.0) or c.ratio != (1.0, 1.0) or c.turn or c.shear:
+            out = affine(
+                out,
+                area=c.area,
+                ratio=c.ratio,
+                shift=c.shift,
+                turn=c.turn,
+                shear=c.shear,
+                flip=c.flip,
+                size=size,
+                generator=generator,
+            )
+        else:  # nothing to resample: whole pixels are moved, which is cheaper and sharper
+            if c.shift:
+                down, across = (round(c.shift * side) for side in out.shape[2:])
+                out = pixel_shift(out, (down, across), generator)
+            if c.flip:
+                out = mirror(out, c.flip, generator)
+        if c.brightness or c.contrast or c.saturation or c.hue:
+            out = colour_jitter(
+                out,
+                brightness=c.brightness,
+                contrast=c.contrast,
+                saturation=c.saturation,
+                hue=c.hue,
+                probability=c.jitter,
+                generator=generator,
+            )
+        if c.grey:
+            out = greyscale(out, c.grey, generator)
+        if c.solarise:
+            out = solarise(out, c.solarise, generator)
+        if c.erase:
+            out = erase(out, c.erase, generator)
+        return out
+
+
+def multi_crop(
+    images: UInt8[Tensor, "b 3 h w"] | Images,
+    views: Views,
+    local_views: Views,
+    *,
+    local_size: int,
+    local_crops: int,
+    generator: torch.Generator | None = None,
+) -> list[Float[Tensor, "b 3 rows columns"]]:
+    """Make two global views of each picture and several smaller local ones.
+
+    A local view has fewer pixels, so a transformer gives it fewer tokens: many views cost
+    little more than two.
+
+    Args:
+        images: uint8, or floats in [0, 1].
+        views: Makes a global view; it keeps the picture's size.
+        local_views: Makes a local view. What part of the picture it shows is its ``area``.
+        local_size: Side of a local view in pixels.
+        local_crops: Number of local views of a picture; zero is allowed.
+        generator: Of random numbers, on the device of the images.
+
+    Returns:
+        The two global views, then the local ones; row i of each shows picture i.
+
+    Raises:
+        ValueError: If the number of local views is negative or their size not positive.
+
+    References:
+        Caron et al. 2020, "Unsupervised Learning of Visual Features by Contrasting Cluster
+        Assignments" (SwAV), section 3.2; Caron et al. 2021 (DINO), section 3.1.
+    """
+    if local_crops < 0 or local_size < 1:
+        raise ValueError(
+            f"expected local_crops of at least 0 and local_size of at least 1; got {local_crops} "
+            f"and {local_size}"
+        )
+    # All views of one size are drawn at once: twice the batch, not the same work twice.
+    out = list(views(images.repeat(2, 1, 1, 1), generator).chunk(2))
+    if local_crops:
+        copies = images.repeat(local_crops, 1, 1, 1)
+        out += local_views(copies, generator, size=local_size).chunk(local_crops)
+    return out

@@ -1,13 +1,55 @@
-"""Views that change colours: brightness, contrast, saturation, hue, grey, solarised."""
+"""What pixels are (`as_float`), and views that change their colours."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from cmssf_lib.views.batch import Images, chosen
+Images = Float[Tensor, "b 3 h w"]
 
 # How bright red, green and blue look (ITU-R BT.601), the weights of PIL and torchvision.
 LUMA = (0.299, 0.587, 0.114)
+
+
+def as_float(images: UInt8[Tensor, "b 3 h w"] | Images) -> Images:
+    """Turn pictures into float32 in [0, 1]: the door through which pictures come in.
+
+    That floats lie in [0, 1] is looked up, and on a GPU waited for. Behind the door, and of the
+    views that `Views` makes, it is known.
+
+    Raises:
+        ValueError: If the shape is not ``(b, 3, h, w)``, or floats lie outside [0, 1] or are
+            not numbers.
+        TypeError: If the values are neither uint8 nor floating point.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(
+            f"expected images of shape (batch, 3, height, width); got {tuple(images.shape)}"
+        )
+    if images.dtype == torch.uint8:
+        return images.float().div_(255)
+    if not images.is_floating_point():
+        raise TypeError(f"expected uint8 images, or floats in [0, 1]; got {images.dtype}")
+    low, high = images.aminmax() if images.numel() else (images.new_zeros(()),) * 2
+    if not (low >= -1e-4 and high <= 1 + 1e-4):  # a NaN fails both comparisons
+        raise ValueError(
+            f"float images must lie in [0, 1]; these run from {low:.3g} to {high:.3g}. "
+            "Divide by 255, or leave the normalisation to the encoder"
+        )
+    return images.float()
+
+
+def chosen(
+    images: Images, probability: float, generator: torch.Generator | None
+) -> Bool[Tensor, "b 1 1 1"]:
+    """Draw which pictures a change happens to."""
+    if not 0 <= probability <= 1:
+        raise ValueError(f"a probability lies in [0, 1]; got {probability}")
+    return evenly(len(images), images.device, generator)[:, None, None, None] < probability
+
+
+def evenly(n: int, device: torch.device, generator: torch.Generator | None) -> Float[Tensor, " n"]:
+    """Draw numbers between 0 and 1, in float32 whatever the pictures or the default are."""
+    return torch.rand(n, device=device, generator=generator, dtype=torch.float32)
 
 
 def colour_jitter(
@@ -35,8 +77,8 @@ def colour_jitter(
     """
 
     def factor(strength: float) -> Float[Tensor, "b 1 1 1"]:
-        draw = torch.rand(len(images), 1, 1, 1, device=images.device, generator=generator)
-        return 1 + strength * (2 * draw - 1)
+        draw = evenly(len(images), images.device, generator)[:, None, None, None]
+        return (1 + strength * (2 * draw - 1)).to(images.dtype)
 
     # A view is made of many cheap operations, so what costs is the memory they go through: each
     # line below makes one new tensor and works on in that (the underscores).
@@ -56,7 +98,7 @@ def colour_jitter(
 
 def grey(images: Images) -> Float[Tensor, "b 1 h w"]:
     """Return how bright each pixel looks."""
-    red, green, blue = images.split(1, dim=1)
+    red, green, blue = images.chunk(3, dim=1)
     return (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
@@ -85,15 +127,16 @@ def turn_hue(images: Images, turns: Float[Tensor, " b"]) -> Images:
     red, green, blue = images.unbind(1)  # (b, h, w) each
     value = torch.maximum(torch.maximum(red, green), blue)
     low = torch.minimum(torch.minimum(red, green), blue)
-    spread = value - low
+    chroma = value - low  # 0 for grey
     # Where a pixel stands on the circle: red is at 0, green at 1/3, blue at 2/3. First in sixths
-    # and times spread, then in turns; a grey pixel, without spread, gets 0.
-    hue = torch.where(green == value, blue - red + 2 * spread, red - green + 4 * spread)
-    hue = torch.where(red == value, green - blue, hue).div_(6 * spread.clamp_(min=1e-12))
-    hue.add_((turns % 1)[:, None, None])
+    # and times chroma, then in turns; a grey pixel gets 0.
+    smallest = max(1e-12, torch.finfo(images.dtype).tiny)  # that half precision can hold
+    hue = torch.where(green == value, blue - red + 2 * chroma, red - green + 4 * chroma)
+    hue = torch.where(red == value, green - blue, hue).div_(6 * chroma.clamp_(min=smallest))
+    hue.add_((turns % 1)[:, None, None].to(hue.dtype))
     # How far past its own place each channel is, as a part of a turn; one turn is added to all,
     # because `frac` cuts off towards zero.
     past = hue[:, None] + (1 + hue.new_tensor([0, 2 / 3, 1 / 3]).view(3, 1, 1))  # (b, 3, h, w)
     # A channel is full within a sixth of its place and gone within a sixth of the one opposite.
     full = past.frac_().sub_(0.5).abs_().mul_(6).sub_(1).clamp_(0, 1)
-    return full.mul_(spread[:, None]).add_(low[:, None])
+    return full.mul_(chroma[:, None]).add_(low[:, None])
