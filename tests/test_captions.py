@@ -14,14 +14,13 @@ from cmssf_lib.captions import (
     DIGIT_WORDS,
     GROUNDS,
     SIZES,
-    SPECIAL_TOKENS,
     article,
     class_caption,
     scene_caption,
     scene_prompts,
-    tokenize,
-    word_tokenizer,
 )
+from cmssf_lib.encoders import tokenize, word_tokenizer
+from cmssf_lib.encoders.text import SPECIAL_TOKENS
 
 SCENE = re.compile(r"a photo of an? (\w+) (\w+) (\w+) on an? (\w+) background")
 WORDS = st.lists(st.sampled_from(["red", "Seven", "a", "photo", "blue", "7"]), min_size=1)
@@ -30,21 +29,55 @@ WORDS = st.lists(st.sampled_from(["red", "Seven", "a", "photo", "blue", "7"]), m
 # --- captions ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("noun", "expected"),
-    [
-        ("automobile", "an"),
-        ("airplane", "an"),
-        ("eight", "an"),
-        ("Orange", "an"),
-        ("cat", "a"),
-        ("seven", "a"),
-        ("Frog", "a"),
-        ("", "a"),
-    ],
+# By sound, not by letter: each line is one kind of beginning.
+A = (
+    *("cat", "seven", "Frog", "truck", "yellow bird", "wolf", ""),
+    *("one", "one-way street", "One", "once-over"),  # like "won"
+    *("unicorn", "uniform", "union", "university", "unique lamp", "unanimous vote"),  # like "you"
+    *("user", "usual day", "utensil", "utility pole", "uranium rod", "ukulele", "UFO", "U-turn"),
+    *("European", "eucalyptus", "ewe", "eulogy"),
+    *("house", "honey", "hen", "heron"),  # an h that is heard
+    *("7", "10", "100", "1", "T-shirt", "B"),
 )
-def test_article(noun, expected):
+AN = (
+    *("automobile", "airplane", "eight", "Orange", "ox", "iPod", "onion", "oboe"),
+    *("umbrella", "uncle", "unimportant man", "uninhabited island", "unidentified object"),
+    *("usher", "urn", "urban street", "udder", "utter mess", "ugly duck", "upright piano"),
+    *("hour", "hourglass", "honest man", "honour", "heir", "heirloom"),  # an h that is not
+    *("8", "80", "11", "18", "X-ray", "F", "S", "M"),  # letters and numbers, read out
+)
+
+
+@pytest.mark.parametrize(
+    ("noun", "expected"), [*((noun, "a") for noun in A), *((noun, "an") for noun in AN)]
+)
+def test_article_goes_by_the_sound(noun, expected):
     assert article(noun) == expected
+
+
+def test_recorded_captions_stay_as_they_are():
+    """By letter, as all recorded runs had them, wrong "an one" included; see `class_caption`."""
+    cifar10 = [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
+    for name in (*DIGIT_WORDS, *cifar10):
+        assert class_caption(name) == f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}"
+    for word in (*SIZES, *GROUNDS):
+        assert article(word) == "a"
+
+
+def test_the_article_of_other_ones_is_right():
+    assert class_caption("one-way_street") == "a photo of a one-way street"
+    assert class_caption("one_euro_coin") == "a photo of a one euro coin"
 
 
 def test_class_caption_is_the_chapters_example():

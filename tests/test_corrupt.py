@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmssf_lib.data import ImageTextData, corrupt, delayed, mispaired, noisy_pixels, noisy_sounds
+from cmssf_lib.data import ImageTextData, changes, delayed, mispaired, noisy_pixels, noisy_sounds
 from cmssf_lib.data.scenes import SAMPLE_RATE, SOUND_SECONDS, TONE_SECONDS, tones
 
 
@@ -91,7 +91,7 @@ def test_much_noise_is_clipped_not_wrapped_round():
 
 
 def test_every_block_of_pictures_has_noise_of_its_own(monkeypatch):
-    monkeypatch.setattr(corrupt, "BLOCK", 7)
+    monkeypatch.setattr(changes, "BLOCK", 7)
     images = noisy_pixels(heard(), 0.1, 0).images
     assert images.shape == (20, 3, 8, 8)
     assert len({bytes(image.numpy()) for image in images}) == 20
@@ -121,7 +121,7 @@ def test_a_delayed_tone_starts_later_and_stays_whole():
 
 @pytest.mark.parametrize("seconds", [-0.01, 0.01])
 def test_a_delay_beyond_the_record_is_refused(seconds):
-    with pytest.raises(ValueError, match=r"from 0 to the 0.001 s of the record"):
+    with pytest.raises(ValueError, match=r"the delay is 0 to 0.001 s, the record; got"):
         delayed(heard(), seconds)
 
 
@@ -165,7 +165,9 @@ def test_without_sounds_there_is_nothing_to_corrupt():
 @pytest.mark.parametrize("change", ["pixels", "sounds"])
 @pytest.mark.parametrize("deviation", [-0.1, float("nan")])
 def test_a_deviation_below_zero_is_refused(change, deviation):
-    with pytest.raises(ValueError, match=f"deviation is at least 0; got {deviation}"):
+    with pytest.raises(
+        ValueError, match=f"noise is a standard deviation, at least 0; got {deviation}"
+    ):
         CHANGES[change](heard(), deviation)
 
 

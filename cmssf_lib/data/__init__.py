@@ -1,35 +1,32 @@
 """Data: pictures with captions and perhaps sounds, in memory as one `ImageTextData`.
 
 `digit_scenes` and `digit_questions` are embedded and need no download; `cifar10` and
-`image_folder` read real pictures. `with_class_captions`, `with_clues`, `with_tones` and the
-functions of `corrupt` change what is said and heard. `load` does what a preset names; `batches`
-hands out what `fit` trains on.
+`image_folder` read real pictures. `with_class_captions` and `with_clues` change what is said,
+`with_tones` adds a sound, and `noisy_pixels`, `noisy_sounds`, `delayed` and `mispaired` make the
+data worse. `load` does what a preset names; `batches` hands out what `fit` trains on.
 """
 
 import os
+from dataclasses import dataclass
+from typing import Literal, get_args, get_origin, get_type_hints
 
-from cmssf_lib.data.batch import Batch, batches, step_seed
-from cmssf_lib.data.caption_files import read_captions
-from cmssf_lib.data.clues import (
-    CIFAR10_CLUES,
-    DIGIT_CLUES,
-    TEXTS,
+from cmssf_lib.captions import CIFAR10_CLUES, DIGIT_CLUES
+from cmssf_lib.data.batch import Batch, batches, make_batch, step_seed
+from cmssf_lib.data.changes import (
+    MATCHES,
+    delayed,
+    match_table,
+    mispaired,
+    noisy_pixels,
+    noisy_sounds,
     with_class_captions,
     with_clues,
+    with_tones,
 )
-from cmssf_lib.data.corrupt import delayed, mispaired, noisy_pixels, noisy_sounds
 from cmssf_lib.data.image_text import ImageTextData, Splits
-from cmssf_lib.data.photos import cifar10, image_folder
-from cmssf_lib.data.questions import (
-    ANSWERS,
-    QUESTION_KINDS,
-    ask,
-    digit_questions,
-    question_table,
-)
-from cmssf_lib.data.scenes import FLAVOURS, digit_scenes, tones
-from cmssf_lib.data.sounds import MATCHES, SOUNDS, match_table, with_tones
-from cmssf_lib.presets import DataConfig
+from cmssf_lib.data.photos import cifar10, image_folder, read_captions
+from cmssf_lib.data.questions import ANSWERS, QUESTION_KINDS, ask, digit_questions, question_table
+from cmssf_lib.data.scenes import digit_scenes, require_deviation, tones
 
 __all__ = [
     "ANSWERS",
@@ -38,6 +35,7 @@ __all__ = [
     "MATCHES",
     "QUESTION_KINDS",
     "Batch",
+    "DataConfig",
     "ImageTextData",
     "Splits",
     "ask",
@@ -48,12 +46,14 @@ __all__ = [
     "digit_scenes",
     "image_folder",
     "load",
+    "make_batch",
     "match_table",
     "mispaired",
     "noisy_pixels",
     "noisy_sounds",
     "question_table",
     "read_captions",
+    "step_seed",
     "tones",
     "with_class_captions",
     "with_clues",
@@ -61,12 +61,30 @@ __all__ = [
 ]
 
 
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data: what is seen, what is said and what is heard."""
+
+    name: Literal["digit_scenes", "cifar10", "image_folder"]  # which pictures
+    flavour: Literal["plain", "tinted", "colour", "two"]  # of scenes; "two" digits: a question
+    text: Literal["caption", "class", "clue"]  # "class" and no more; a "clue" fits several classes
+    sound: Literal["none", "same", "any"]  # in digit scenes: the digit's tone, any (fits or not?)
+    pixel_noise: float  # standard deviation of the pixels' noise, as a fraction of their range
+    sound_noise: float  # standard deviation of the sound's noise; a tone has two sines of 0.5
+    train: int  # number of digit scenes to train on; other data is taken whole
+    test: int  # number of digit scenes to test on
+    validation: int  # training pictures held out, for every choice made along the way
+    image_size: int  # side of a digit scene, or of an image folder's pictures, in pixels
+    seed: int  # of the digit scenes, clues, tones, noise and of the held-out part
+    path: str | None = None  # folder of the pictures; None: $CMSSF_DATA (CIFAR-10: or a download)
+    captions: str | None = None  # table of captions in an image folder; None: class captions
+
+
 def load(config: DataConfig) -> Splits:
     """Load the data that a preset or a recorded run names.
 
     Args:
-        config: Its ``name`` is "digit_scenes", "cifar10" or "image_folder"; what its other
-            fields mean is said there.
+        config: What its fields mean is said beside them.
 
     Returns:
         Training and test set. Clues, tones and noise are drawn for each from seeds of its own,
@@ -78,30 +96,42 @@ def load(config: DataConfig) -> Splits:
             path, captions from a table with other data.
         FileNotFoundError: If the pictures are not there and cannot be downloaded.
     """
-    _check(config)
-    splits = _pictures(config)
-    return Splits(*(_prepared(data, config, split) for split, data in enumerate(splits)))
-
-
-def _pictures(config: DataConfig) -> Splits:
-    """Load the pictures with their captions, as they are."""
+    place = config.path or os.environ.get("CMSSF_DATA")
+    _require_possible(config, place)
     sizes = {"train": config.train, "test": config.test, "image_size": config.image_size}
     if config.name == "cifar10":
-        return cifar10(config.path)
-    if config.name == "image_folder":
-        path, size = config.path or os.environ.get("CMSSF_DATA"), config.image_size
-        if path is None:
-            raise ValueError(
-                "the data 'image_folder' needs a folder with train/ and test/: name it in "
-                "data.path or CMSSF_DATA"
-            )
-        return image_folder(path, image_size=size, captions=config.captions)
-    if config.flavour == "two":
-        return digit_questions(**sizes, seed=config.seed)
-    return digit_scenes(config.flavour, **sizes, seed=config.seed)
+        splits = cifar10(config.path)
+    elif config.name == "image_folder":
+        splits = image_folder(str(place), image_size=config.image_size, captions=config.captions)
+    elif config.flavour == "two":
+        splits = digit_questions(**sizes, seed=config.seed)
+    else:
+        splits = digit_scenes(config.flavour, **sizes, seed=config.seed)
+    return Splits(*(_changed(data, config, split) for split, data in enumerate(splits)))
 
 
-def _prepared(data: ImageTextData, config: DataConfig, split: int) -> ImageTextData:
+def _require_possible(config: DataConfig, place: str | None) -> None:
+    """Raise a ValueError for what cannot be loaded, before anything is read."""
+    for field, kind in get_type_hints(DataConfig).items():
+        given, choices = getattr(config, field), get_args(kind)
+        if get_origin(kind) is Literal and given not in choices:
+            raise ValueError(f"unknown {field} {given!r}; choose one of {', '.join(choices)}")
+    require_deviation("pixel_noise", config.pixel_noise)
+    require_deviation("sound_noise", config.sound_noise)
+    scenes, folder = config.name == "digit_scenes", config.name == "image_folder"
+    two, sound = scenes and config.flavour == "two", config.sound != "none"
+    for impossible, message in (
+        (config.captions and not folder, "captions from a table belong to name='image_folder'"),
+        (sound and not scenes, "photographs have no sound: set sound='none'"),
+        (sound and two, "scenes with two digits have no sound: set sound='none'"),
+        (two and config.text != "caption", "two digits have a question: set text='caption'"),
+        (folder and not place, "image_folder needs train/ and test/ in data.path or CMSSF_DATA"),
+    ):
+        if impossible:
+            raise ValueError(message)
+
+
+def _changed(data: ImageTextData, config: DataConfig, split: int) -> ImageTextData:
     """Give one split its clues, tones and noise."""
     clue_seed, sound_seed, pixel_seed = (step_seed(config.seed, split, part) for part in range(3))
     if config.text == "clue":  # before the sound, which may change what the labels mean
@@ -114,33 +144,3 @@ def _prepared(data: ImageTextData, config: DataConfig, split: int) -> ImageTextD
     if config.pixel_noise != 0:
         data = noisy_pixels(data, config.pixel_noise, pixel_seed)
     return data
-
-
-def _check(config: DataConfig) -> None:
-    """Refuse what cannot be, before anything is read."""
-    for what, given, choices in (
-        ("data", config.name, ("digit_scenes", "cifar10", "image_folder")),
-        ("flavour", config.flavour, (*FLAVOURS, "two")),
-        ("text", config.text, TEXTS),
-        ("sound", config.sound, SOUNDS),
-    ):
-        if given not in choices:
-            raise ValueError(f"unknown {what} {given!r}; choose one of {', '.join(choices)}")
-    for field in ("pixel_noise", "sound_noise"):
-        if not (deviation := getattr(config, field)) >= 0:
-            raise ValueError(f"{field} is a standard deviation, at least 0; got {deviation}")
-    if config.captions is not None and config.name != "image_folder":
-        raise ValueError(
-            f"a table of captions belongs to the data 'image_folder'; got captions="
-            f"{config.captions!r} with {config.name!r}"
-        )
-    if config.sound != "none" and config.name != "digit_scenes":
-        raise ValueError(
-            f"photographs have no sound: with the data {config.name!r}, sound is 'none', not "
-            f"{config.sound!r}"
-        )
-    if config.name == "digit_scenes" and config.flavour == "two":
-        if config.sound != "none":
-            raise ValueError("scenes with two digits have no sound: set sound='none'")
-        if config.text != "caption":
-            raise ValueError("the text of two-digit scenes is a question: set text='caption'")

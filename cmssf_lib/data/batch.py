@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -18,14 +18,14 @@ class Batch:
     Attributes:
         images: ``(b, 3, height, width)``, uint8.
         labels: ``(b,)``, int64.
-        captions: The ``u`` different captions of this batch: a text encoder that encodes
-            each of them once does all the work there is.
+        captions: The ``u`` different captions of this batch. A text encoder encodes each of
+            them once, however many pictures share it.
         caption_index: ``(b,)``, int64, where each picture's caption stands in ``captions``.
         index: ``(b,)``, int64, where each picture stands in the data.
-        sounds: ``(b, samples)``, float32, or ``None`` where nothing is heard.
+        sounds: ``(b, samples)``, float32, or ``None`` if the data has no sounds.
         features: ``(b, views, length)``, float32, of a frozen image encoder, or ``None``.
-        whole_index: ``(b,)``, int64, of a part of a batch: where each caption stands among those
-            of the whole batch. ``None`` where this is the whole.
+        whole_index: ``(b,)``, int64, in a part of a batch: where each caption stands among the
+            captions of the whole batch. ``None`` if this is the whole batch.
     """
 
     images: UInt8[Tensor, "b 3 height width"]
@@ -46,38 +46,31 @@ class Batch:
         return self.caption_index if self.whole_index is None else self.whole_index
 
     def part(self, number: int, of: int) -> "Batch":
-        """Return one of several equal parts, for one of as many processes.
+        """Return one of several equal parts; each process trains on one.
 
         Args:
-            number: From 0.
-            of: How many parts; the pictures divide among them.
+            number: Which part, counted from 0.
+            of: How many parts; it divides the number of pictures.
         """
-        rows = slice(number * len(self) // of, (number + 1) * len(self) // of)
-        captions, index = torch.unique(self.caption_index[rows], return_inverse=True)
-        return Batch(
-            images=self.images[rows],
-            labels=self.labels[rows],
-            captions=tuple(self.captions[i] for i in captions.tolist()),
-            caption_index=index,
-            index=self.index[rows],
-            sounds=None if self.sounds is None else self.sounds[rows],
-            features=None if self.features is None else self.features[rows],
-            whole_index=self.caption_index[rows],
-        )
+        first, last = number * len(self) // of, (number + 1) * len(self) // of
+        rows = torch.arange(first, last, device=self.index.device)
+        part = make_batch(self, rows)
+        return replace(part, index=self.index[rows], whole_index=self.caption_index[rows])
 
 
-def make_batch(data: ImageTextData, index: Int64[Tensor, " b"]) -> Batch:
-    """Collect the pictures at ``index`` and the different captions among them."""
-    unique, inverse = torch.unique(data.caption_index[index], return_inverse=True)
-    # images[index] would copy byte by byte; index_select copies whole pictures, ten times as fast.
+def make_batch(source: ImageTextData | Batch, rows: Int64[Tensor, " b"]) -> Batch:
+    """Collect some pictures of the data, or of a larger batch, and the captions among them."""
+    captions = source.captions if isinstance(source, Batch) else source.unique_captions
+    used, caption_index = torch.unique(source.caption_index[rows], return_inverse=True)
+    # images[rows] would copy byte by byte; index_select copies whole pictures, ten times as fast.
     return Batch(
-        images=data.images.index_select(0, index),
-        labels=data.labels[index],
-        captions=tuple(data.unique_captions[i] for i in unique.tolist()),
-        caption_index=inverse,
-        index=index,
-        sounds=None if data.sounds is None else data.sounds.index_select(0, index),
-        features=None if data.features is None else data.features.index_select(0, index),
+        images=source.images.index_select(0, rows),
+        labels=source.labels[rows],
+        captions=tuple(captions[i] for i in used.tolist()),
+        caption_index=caption_index,
+        index=rows,
+        sounds=None if source.sounds is None else source.sounds.index_select(0, rows),
+        features=None if source.features is None else source.features.index_select(0, rows),
     )
 
 
@@ -94,11 +87,11 @@ def batches(
     """Go through the data once.
 
     The order follows from ``seed`` and ``epoch`` alone, so a run that was interrupted after
-    ``start`` batches takes up the same epoch where it stopped.
+    ``start`` batches goes on with the same epoch where it stopped.
 
     Args:
         data: Already on the device it is wanted on.
-        batch_size: Pictures a batch.
+        batch_size: Pictures in each batch.
         seed: Of the run.
         epoch: Counted from 0; every epoch has an order of its own.
         start: Number of batches to leave out at the beginning.
@@ -116,21 +109,16 @@ def batches(
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive; got {batch_size}")
     if drop_last and n < batch_size:
-        raise ValueError(
-            f"{data.name} holds {n} pictures, fewer than one batch of {batch_size}: "
-            "choose a smaller batch"
-        )
-    order = torch.arange(n)
-    if shuffle:
-        generator = torch.Generator().manual_seed(step_seed(seed, epoch))
-        order = torch.randperm(n, generator=generator)
-    order = order.to(data.images.device)
-    end = n - n % batch_size if drop_last else n
-    for first in range(start * batch_size, end, batch_size):
-        yield make_batch(data, order[first : first + batch_size])
+        raise ValueError(f"{data.name} holds {n} pictures, fewer than one batch of {batch_size}")
+    random = torch.Generator().manual_seed(step_seed(seed, epoch))
+    order = torch.randperm(n, generator=random) if shuffle else torch.arange(n)
+    if drop_last:
+        order = order[: n - n % batch_size]
+    for rows in torch.split(order.to(data.images.device), batch_size)[start:]:
+        yield make_batch(data, rows)
 
 
 def step_seed(*parts: int) -> int:
-    """Mix whole numbers (a run's seed, an epoch, a step, a rank) into one seed of 63 bits."""
+    """Mix whole numbers (a run's seed, an epoch, a step, a process) into one seed of 63 bits."""
     text = ",".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,14 +1,16 @@
 """The one shape all data takes: pictures, labels, captions and perhaps sounds, all in memory."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
+
+Rows = Int[Tensor, " m"] | Bool[Tensor, " mask"] | Sequence[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +26,14 @@ class ImageTextData:
         attributes: What else is known about each picture, ``(n,)`` each. For colour scenes
             "colour", "ground" and "size" are indices into the lists of `cmssf_lib.captions`,
             and "digit_id" says which handwritten digit was used.
-        sounds: ``(n, samples)``, float32, one waveform for each picture, or ``None`` where
-            nothing is heard.
+        sounds: ``(n, samples)``, float32, one waveform for each picture, or ``None`` if the data
+            has no sounds.
         features: ``(n, views, length)``, float32, what a frozen image encoder made of some views
             of each picture (see `cmssf_lib.train.cache_features`), or ``None``.
+
+    Raises:
+        ValueError: If a tensor has another dtype or shape, a label is no index into
+            ``class_names``, a caption is empty, a sound is not finite, or there is no picture.
     """
 
     images: UInt8[Tensor, "n 3 height width"]
@@ -40,62 +46,39 @@ class ImageTextData:
     features: Float[Tensor, "n views length"] | None = None
 
     def __post_init__(self) -> None:
-        images, labels = self.images, self.labels
-        if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
-            raise ValueError(
-                f"{self.name}: images are uint8 of shape (n, 3, height, width); got "
-                f"{images.dtype} of shape {tuple(images.shape)}. Scale floats in [0, 1] by 255 "
-                "and put the channels first"
-            )
-        if len(images) == 0:
-            raise ValueError(f"{self.name}: the data is empty; expected at least one picture")
-        if labels.shape != (len(images),) or labels.dtype != torch.int64:
-            raise ValueError(
-                f"{self.name}: labels are int64 of shape ({len(images)},), one an image; got "
-                f"{labels.dtype} of shape {tuple(labels.shape)}"
-            )
-        if len(self.captions) != len(images):
-            raise ValueError(
-                f"{self.name}: {len(images)} images but {len(self.captions)} captions; "
-                "every image needs one"
-            )
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= len(self.class_names):
-            raise ValueError(
-                f"{self.name}: labels run from {low} to {high}, but there are "
-                f"{len(self.class_names)} classes (0 to {len(self.class_names) - 1})"
-            )
-        empty = next((i for i, text in enumerate(self.captions) if not text.strip()), None)
-        if empty is not None:
-            raise ValueError(f"{self.name}: caption {empty} is empty; every image needs a text")
-        for key, value in self.attributes.items():
-            if value.shape[:1] != (len(images),):
-                raise ValueError(
-                    f"{self.name}: the attribute {key!r} has shape {tuple(value.shape)}; expected "
-                    f"one value for each of {len(images)} images"
-                )
-        if self.sounds is not None:
-            self._check_sounds(self.sounds)
-        features = self.features
-        if features is not None and (features.ndim != 3 or len(features) != len(images)):
-            raise ValueError(
-                f"{self.name}: features have the shape ({len(images)}, views, length); got "
-                f"{tuple(features.shape)}"
-            )
+        if problem := next(self._problems(), None):
+            raise ValueError(f"{self.name}: {problem}")
 
-    def _check_sounds(self, sounds: Tensor) -> None:
-        n, shape = len(self.images), tuple(sounds.shape)
-        if sounds.ndim != 2 or shape[0] != n or shape[1] == 0 or sounds.dtype != torch.float32:
-            raise ValueError(
-                f"{self.name}: sounds are float32 of shape ({n}, samples), one an image; got "
-                f"{sounds.dtype} of shape {shape}"
-            )
-        broken = (~sounds.isfinite()).any(dim=1).nonzero().flatten()
-        if len(broken):
-            raise ValueError(
-                f"{self.name}: sound {int(broken[0])} holds a value that is not finite; "
-                "every sample has to be a number"
-            )
+    def _problems(self) -> Iterator[str]:
+        """Say what is wrong with the data. Each check relies on those before it."""
+        if self.images.numel() == 0:
+            yield "the data is empty; expected at least one picture"
+        n: tuple[int, ...] = self.images.shape[:1]
+        attributes = self.attributes.items()
+        for what, tensor, dtype, shape in (  # in a shape, a word is any length but zero
+            ("images", self.images, torch.uint8, ("n", 3, "height", "width")),
+            ("labels", self.labels, torch.int64, n),
+            ("sounds", self.sounds, torch.float32, (*n, "samples")),
+            ("features", self.features, torch.float32, (*n, "views", "length")),
+            *((f"attributes[{k!r}]", v, v.dtype, (*n, *v.shape[1:])) for k, v in attributes),
+        ):
+            if tensor is not None and not (tensor.dtype == dtype and _fits(tensor.shape, shape)):
+                written = str(tuple(shape)).replace("'", "")
+                got = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+                if what == "images":
+                    got += "; scale floats in [0, 1] by 255 and put the channels first"
+                yield f"{what}: expected {dtype} of shape {written}, one for each image; got {got}"
+        low, high, classes = int(self.labels.min()), int(self.labels.max()), len(self.class_names)
+        if low < 0 or high >= classes:
+            yield f"labels run from {low} to {high}; {classes} classes are 0 to {classes - 1}"
+        if len(self.captions) != len(self):
+            yield f"{len(self)} images but {len(self.captions)} captions; every image needs one"
+        for i, caption in enumerate(self.captions):
+            if not caption.strip():
+                yield f"caption {i} is empty; every image needs a text"
+        if self.sounds is not None:
+            for i in (~self.sounds.isfinite()).any(dim=1).nonzero().flatten().tolist():
+                yield f"sound {i} holds a value that is not finite"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -114,19 +97,18 @@ class ImageTextData:
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change when an image, label, caption or sound does."""
+        # repr puts each text in quotes: two texts never look like one.
+        facts = (tuple(self.images.shape), tuple(self.class_names))
+        parts = [facts, self.images, self.labels, tuple(self.captions)]
+        if self.sounds is not None:  # data without them keeps what runs recorded before
+            parts += [tuple(self.sounds.shape), self.sounds]
         digest = hashlib.sha256()
-        digest.update(repr((tuple(self.images.shape), tuple(self.class_names))).encode())
-        digest.update(self.images.cpu().contiguous().numpy().data)
-        digest.update(self.labels.cpu().contiguous().numpy().data)
-        digest.update(repr(tuple(self.captions)).encode())  # quoted: no text passes for two
-        if self.sounds is not None:  # without them, the digits that older runs recorded
-            digest.update(repr(tuple(self.sounds.shape)).encode())
-            digest.update(self.sounds.cpu().contiguous().numpy().data)
+        for part in parts:
+            bits = part.cpu().contiguous().numpy().data if isinstance(part, Tensor) else None
+            digest.update(repr(part).encode() if bits is None else bits)
         return digest.hexdigest()[:16]
 
-    def subset(
-        self, indices: Int[Tensor, " m"] | Bool[Tensor, " mask"] | Sequence[int]
-    ) -> "ImageTextData":
+    def subset(self, indices: Rows) -> "ImageTextData":
         """Return the pictures at these places, in this order.
 
         Args:
@@ -136,23 +118,12 @@ class ImageTextData:
             ValueError: If nothing is chosen, or a mask is not as long as the data.
         """
         chosen = torch.as_tensor(indices, device=self.images.device)
-        if chosen.dtype == torch.bool:
-            if chosen.shape != (len(self),):
-                raise ValueError(
-                    f"{self.name}: a mask of shape {tuple(chosen.shape)} cannot choose among "
-                    f"{len(self)} pictures"
-                )
-            chosen = chosen.nonzero().flatten()
-        chosen = chosen.to(torch.int64)
-        return replace(
-            self,
-            images=self.images[chosen],
-            labels=self.labels[chosen],
-            captions=tuple(self.captions[i] for i in chosen.tolist()),
-            attributes={key: value[chosen] for key, value in self.attributes.items()},
-            sounds=None if self.sounds is None else self.sounds[chosen],
-            features=None if self.features is None else self.features[chosen],
-        )
+        mask = chosen.dtype == torch.bool
+        if mask and chosen.shape != self.labels.shape:
+            raise ValueError(f"a mask of {len(chosen)} cannot choose among {len(self)} pictures")
+        rows = chosen.nonzero().flatten() if mask else chosen.to(torch.int64)
+        captions = tuple(self.captions[i] for i in rows.tolist())
+        return self._each(lambda tensor: tensor[rows], captions)
 
     def hold_out(self, count: int, seed: int) -> tuple["ImageTextData", "ImageTextData"]:
         """Split off a validation set, so that choices never look at the test set.
@@ -174,14 +145,14 @@ class ImageTextData:
 
     def to(self, device: torch.device | str) -> "ImageTextData":
         """Return the same data with its tensors on ``device``."""
-        return replace(
-            self,
-            images=self.images.to(device),
-            labels=self.labels.to(device),
-            attributes={key: value.to(device) for key, value in self.attributes.items()},
-            sounds=None if self.sounds is None else self.sounds.to(device),
-            features=None if self.features is None else self.features.to(device),
-        )
+        return self._each(lambda tensor: tensor.to(device), self.captions)
+
+    def _each(self, change: Callable[[Tensor], Tensor], texts: tuple[str, ...]) -> "ImageTextData":
+        """Return the data with every tensor changed and with these texts for captions."""
+        own = {name: getattr(self, name) for name in ("images", "labels", "sounds", "features")}
+        changed: dict[str, Any] = {k: change(v) for k, v in own.items() if v is not None}
+        attributes = {key: change(value) for key, value in self.attributes.items()}
+        return replace(self, captions=texts, attributes=attributes, **changed)
 
 
 class Splits(NamedTuple):
@@ -189,3 +160,15 @@ class Splits(NamedTuple):
 
     train: ImageTextData
     test: ImageTextData
+
+
+def to_uint8(images: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
+    """Turn pictures in [0, 1] into bytes, clipping what lies outside."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
+
+
+def _fits(shape: Sequence[int], expected: Sequence[int | str]) -> bool:
+    return len(shape) == len(expected) and all(
+        got > 0 if isinstance(wanted, str) else got == wanted
+        for got, wanted in zip(shape, expected, strict=True)
+    )

@@ -1,22 +1,21 @@
-"""Photographs: CIFAR-10, and any folder of pictures laid out by split and class."""
+"""Photographs: CIFAR-10, and any folder of pictures, with captions from a table if there is one."""
 
+import csv
+import json
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 from torchvision.datasets import CIFAR10
 
-from cmssf_lib.captions import class_caption
-from cmssf_lib.data.caption_files import read_captions
+from cmssf_lib.captions import named_by_class
 from cmssf_lib.data.image_text import ImageTextData, Splits
-from cmssf_lib.data.picture_files import cache_folder, decoded, list_pictures
+from cmssf_lib.data.picture_files import cache_folder, list_pictures, read_pictures
 
 SPLITS = ("train", "test")
+COLUMNS = ("file_name", "text")  # as in the image folders of the library `datasets`
 
 
 def cifar10(path: str | Path | None = None) -> Splits:
@@ -40,21 +39,27 @@ def cifar10(path: str | Path | None = None) -> Splits:
     root = Path(path or os.environ.get("CMSSF_DATA") or cache_folder() / "data").expanduser()
     for folder in (root, root / "cifar10"):
         if (folder / CIFAR10.base_folder).is_dir():
-            return _torchvision_cifar10(folder)
+            try:
+                return _from_torchvision(folder, download=False)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{folder / CIFAR10.base_folder} is incomplete or damaged, by torchvision's "
+                    "checksums: delete it, and CIFAR-10 is downloaded again"
+                ) from error
         if all((folder / split).is_dir() for split in SPLITS):
             # JPEG loses a little of a picture: figures made from such files have to say so.
-            lossy = next((folder / SPLITS[0]).glob("*/*.jp*g"), None) is not None
-            name = "CIFAR-10, JPEG copy" if lossy else "CIFAR-10, image folder"
-            splits = image_folder(folder, name=name)
-            if len(splits.train.class_names) != 10 or splits.train.images.shape[2:] != (32, 32):
+            kind = "JPEG copy" if any(folder.glob("train/*/*.jp*g")) else "image folder"
+            splits = image_folder(folder, name=f"CIFAR-10, {kind}")
+            classes, side = len(splits.train.class_names), tuple(splits.train.images.shape[2:])
+            if classes != 10 or side != (32, 32):
                 raise ValueError(
-                    f"{folder} is not CIFAR-10: expected 10 classes of 32×32 pixels, got "
-                    f"{len(splits.train.class_names)} of {tuple(splits.train.images.shape[2:])}"
+                    f"{folder} is not CIFAR-10: expected 10 classes of 32×32 pixels, got {classes} "
+                    f"of {side}"
                 )
             return splits
     try:
         root.mkdir(parents=True, exist_ok=True)
-        return _torchvision_cifar10(root, download=True)
+        return _from_torchvision(root, download=True)
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"CIFAR-10 is not in {root} and could not be downloaded: put torchvision's "
@@ -63,20 +68,14 @@ def cifar10(path: str | Path | None = None) -> Splits:
         ) from error
 
 
-def _torchvision_cifar10(root: Path, download: bool = False) -> Splits:
+def _from_torchvision(root: Path, download: bool) -> Splits:
     splits = []
     for split in SPLITS:
-        try:
-            raw = CIFAR10(str(root), train=split == "train", download=download)
-        except RuntimeError as error:
-            if download:
-                raise
-            raise ValueError(
-                f"{root / CIFAR10.base_folder} is incomplete or damaged, by torchvision's "
-                "checksums: delete it, and CIFAR-10 is downloaded again"
-            ) from error
-        images = torch.from_numpy(np.transpose(raw.data, (0, 3, 1, 2)).copy())
-        splits.append(_with_class_captions(images, raw.targets, raw.classes, f"CIFAR-10 {split}"))
+        raw = CIFAR10(str(root), train=split == "train", download=download)
+        images = torch.from_numpy(raw.data).permute(0, 3, 1, 2).contiguous()
+        labels, classes = torch.tensor(raw.targets), tuple(raw.classes)
+        captions = named_by_class(labels, classes)
+        splits.append(ImageTextData(images, labels, captions, classes, f"CIFAR-10 {split}"))
     return Splits(*splits)
 
 
@@ -109,70 +108,116 @@ def image_folder(
             cannot be read, sizes differ, or captions and pictures do not match one to one.
     """
     root = Path(path).expanduser()
-    class_names: list[list[str]] = []
-    for split in SPLITS:
-        if not (root / split).is_dir():
-            raise FileNotFoundError(
-                f"no folder {root / split}: pictures are laid out as train/<class>/* and "
-                "test/<class>/*"
-            )
-        folders = (e for e in os.scandir(root / split) if e.is_dir() and e.name[0] != ".")
-        class_names.append(sorted(e.name for e in folders))
-    if class_names[0] != class_names[1]:
-        different = sorted(set(class_names[0]) ^ set(class_names[1]))
+    train, test = listed = [list_pictures(root / split) for split in SPLITS]
+    if train.classes != test.classes:
+        different = sorted({*train.classes} ^ {*test.classes})
         raise ValueError(f"{root}: train and test hold different classes: {different[:5]}")
-    if len(class_names[0]) < 2:
-        raise ValueError(
-            f"{root}: found {len(class_names[0])} class folder(s) under train/; "
-            "learning to tell classes apart takes at least two"
-        )
-    listed = [list_pictures(root / split, class_names[0]) for split in SPLITS]
-    said = None
+    said: dict[str, str] = {}
     if captions is not None:  # before any picture is read, which may take long
-        there = [_name(root, file) for listing in listed for file in listing.files]
-        said = _captions_of(root / Path(captions).expanduser(), there)
-    splits = []
-    for split, listing in zip(SPLITS, listed, strict=True):
-        images, labels, files = decoded(listing, image_size, skip_unreadable)
-        shown = f"{name or root.name} {split}"
-        data = _with_class_captions(images, labels, class_names[0], shown)
-        if said is not None:
-            data = replace(data, captions=tuple(said[_name(root, file)] for file in files))
-        splits.append(data)
+        said = _captions_of([*train.files, *test.files], root / Path(captions).expanduser())
+    classes, splits = train.classes, []
+    number = {label: i for i, label in enumerate(classes)}
+    for listing in listed:
+        images, files = read_pictures(listing, image_size, skip_unreadable)
+        labels = torch.tensor([number[file.split("/")[1]] for file in files])
+        texts = tuple(said[file] for file in files) if said else named_by_class(labels, classes)
+        shown = f"{name or root.name} {listing.folder.name}"
+        splits.append(ImageTextData(images, labels, texts, classes, shown))
     return Splits(*splits)
 
 
-def _name(root: Path, file: str) -> str:
-    """Return what a table of captions calls a picture."""
-    return Path(file).relative_to(root).as_posix()
-
-
-def _captions_of(table: Path, there: list[str]) -> dict[str, str]:
-    """Read the captions of all pictures that are there, and of no others."""
-    said, pictures = read_captions(table), set(there)
-    strangers = [(line, name) for name, (line, _) in said.items() if name not in pictures]
-    if strangers:
-        line, name = min(strangers)
+def _captions_of(pictures: list[str], table: Path) -> dict[str, str]:
+    """Read the captions of all these pictures, and of no others."""
+    said, there = read_captions(table), set(pictures)
+    if strangers := [(line, name) for name, (line, _) in said.items() if name not in there]:
+        line, name = strangers[0]
         raise ValueError(
-            f"{table}, line {line}: no picture {name}; expected a path such as {there[0]} "
+            f"{table}, line {line}: no picture {name}; expected a path such as {pictures[0]} "
             f"({len(strangers):,} of {len(said):,} captions have no picture)"
         )
-    if silent := [name for name in there if name not in said]:
+    if silent := [name for name in pictures if name not in said]:
         raise ValueError(
-            f"{table}: no caption for {silent[0]} ({len(silent):,} of {len(there):,} pictures "
+            f"{table}: no caption for {silent[0]} ({len(silent):,} of {len(pictures):,} pictures "
             "have none)"
         )
     return {name: text for name, (_, text) in said.items()}
 
 
-def _with_class_captions(
-    images: UInt8[Tensor, "n 3 h w"], labels: Sequence[int], class_names: Sequence[str], name: str
-) -> ImageTextData:
-    captions = [class_caption(class_name) for class_name in class_names]
-    return ImageTextData(
-        images=images,
-        labels=torch.tensor(labels),
-        captions=tuple(captions[label] for label in labels),
-        class_names=tuple(class_names),
-        name=name,
-    )
+def read_captions(path: str | Path) -> dict[str, tuple[int, str]]:
+    """Read a table of captions, from CSV with a header line or from JSON lines.
+
+    Args:
+        path: Ends in ``.csv`` or ``.jsonl``. Columns, or keys, are ``file_name`` and ``text``;
+            others are passed over. UTF-8.
+
+    Returns:
+        The file's name → the line of its caption, counted from 1, and the caption, without the
+        white space around it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file ends in something else, is not UTF-8 or holds no caption; or if a
+            line cannot be read, lacks a column, has an empty one, or names a picture that has a
+            caption already. The message says which line.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".csv", ".jsonl"):
+        raise ValueError(f"{path}: captions are read from files that end in .csv or .jsonl")
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path} with captions")
+    read = _csv if path.suffix.lower() == ".csv" else _json_lines
+    captions: dict[str, tuple[int, str]] = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # Excel begins with a mark
+            for line, row in read(file):
+                for column in COLUMNS:
+                    if not isinstance(said := row.get(column), str) or not said.strip():
+                        got = f"{row!s:.200}"
+                        raise ValueError(f"line {line}: expected a text as {column!r}; got {got}")
+                name, text = (row[column].strip() for column in COLUMNS)
+                if name in captions:
+                    first = captions[name][0]
+                    raise ValueError(f"line {line}: {name} has a caption already, in line {first}")
+                captions[name] = (line, text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}): save it in that encoding") from error
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from error
+    if not captions:
+        raise ValueError(f"{path} holds no caption")
+    return captions
+
+
+def _csv(file: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of each line and its cells by column."""
+    rows = csv.DictReader(file, strict=True)
+    try:
+        header = rows.fieldnames or ()
+        if missing := [column for column in COLUMNS if column not in header]:
+            raise ValueError(
+                f"line 1: no column {' and no '.join(missing)}; the first line names the "
+                f"columns, such as {','.join(COLUMNS)}"
+            )
+        for row in rows:
+            if None in row or None in row.values():  # cells without a column, or the reverse
+                raise ValueError(
+                    f"line {rows.line_num}: not {len(header)} columns as in the first line; a "
+                    "caption with a comma stands in quotes"
+                )
+            yield rows.line_num, row
+    except csv.Error as error:
+        raise ValueError(f"line {rows.reader.line_num}: {error}") from error
+
+
+def _json_lines(file: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of each line and the object in it."""
+    for line, text in enumerate(file, start=1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {line}: not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"line {line}: expected an object in braces")
+        yield line, row

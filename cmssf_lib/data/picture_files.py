@@ -6,11 +6,11 @@ again.
 """
 
 import hashlib
+import json
 import os
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,25 +21,22 @@ from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm.contrib.concurrent import thread_map
+
+from cmssf_lib.files import replace_file
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+Pictures = UInt8[Tensor, "n 3 h w"]
+CACHE_VERSION = 2  # a higher number makes every cache be made again
 
 
 class Listing(NamedTuple):
-    """The pictures of one split, not yet read.
+    """The pictures of one split, ``folder/<class>/*``, not yet read."""
 
-    Attributes:
-        folder: Holds a folder for each class.
-        files: Their paths, in a fixed order.
-        labels: The number of each one's class.
-        digest: Changes when a file does.
-    """
-
-    folder: Path
-    files: list[str]  # sixty thousand Path objects would take longer than the cache to read
-    labels: list[int]
-    digest: str
+    folder: Path  # named after the split
+    classes: tuple[str, ...]
+    files: list[str]  # "<split>/<class>/<name>": sixty thousand Path objects would take too long
+    digest: str  # changes when a file does
 
 
 def cache_folder() -> Path:
@@ -47,129 +44,108 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CMSSF_CACHE") or "~/.cache/cmssf").expanduser()
 
 
-def decoded(
-    listing: Listing, image_size: int | None, skip_unreadable: bool
-) -> tuple[UInt8[Tensor, "n 3 h w"], list[int], list[str]]:
+def list_pictures(folder: Path) -> Listing:
+    """List the pictures of a split in a fixed order.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no picture in it.
+        ValueError: If there are fewer than two classes.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no folder {folder}: pictures are laid out as train/<class>/* and test/<class>/*"
+        )
+    classes = sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
+    if len(classes) < 2:
+        raise ValueError(f"{folder}: found {len(classes)} class folder(s); at least two are needed")
+    # glob passes over hidden files: what macOS calls "._cat.jpg" is no picture.
+    found = glob(f"{folder.name}/*/*", root_dir=folder.parent)
+    found = sorted((file for file in found if file.lower().endswith(ENDINGS)), key=os.path.split)
+    if not found:
+        raise FileNotFoundError(
+            f"no picture in {folder}: expected files ending in {', '.join(ENDINGS)} in its folders"
+        )
+    files = [file.replace(os.sep, "/") for file in found]
+    stats = [os.stat(f"{folder.parent}/{file}") for file in files]
+    facts = repr((files, [(s.st_size, s.st_mtime_ns) for s in stats]))
+    return Listing(folder, tuple(classes), files, hashlib.sha256(facts.encode()).hexdigest())
+
+
+def read_pictures(listing: Listing, size: int | None, skip: bool) -> tuple[Pictures, list[str]]:
     """Return the pictures of one split, from the cache if the folder has not changed.
 
     Args:
         listing: What `list_pictures` found.
-        image_size: Side to which each picture's central square is resized; ``None``: not at all.
-        skip_unreadable: Leave out what cannot be read, with a warning.
+        size: Side to which each picture's central square is resized; ``None``: not at all.
+        skip: Leave out what cannot be read, with a warning.
 
     Returns:
-        The pictures, their labels and their files.
+        The pictures, and the file that each is from.
 
     Raises:
-        FileNotFoundError: If there is no picture.
         ValueError: If a picture cannot be read, or sizes differ.
     """
-    folder, files, labels, digest = listing
-    if not files:
-        raise FileNotFoundError(
-            f"no picture in {folder}: expected files ending in {', '.join(ENDINGS)} in the "
-            "class folders"
-        )
-    key = hashlib.sha256(f"{folder.resolve()} {image_size} kept".encode()).hexdigest()[:16]
+    folder, files = listing.folder, listing.files
+    settings = f"{folder.resolve()} {size} {CACHE_VERSION}"
+    key = hashlib.sha256(settings.encode()).hexdigest()[:16]
     cached = cache_folder() / f"images-{key}.safetensors"
-    images, kept = _from_cache(cached, digest)
-    if images is None or (len(kept) < len(files) and not skip_unreadable):
-        images, kept = _read_all(folder, files, image_size, skip_unreadable)
-        _keep(cached, images, kept, digest)
-    elif len(kept) < len(files):
-        bad = sorted(set(files) - {files[i] for i in kept})
-        warnings.warn(
-            f"{folder}: {len(bad)} of {len(files)} pictures could not be read and are left out: "
-            + ", ".join(bad[:10]),
-            stacklevel=3,
-        )
-    return images, [labels[i] for i in kept], [files[i] for i in kept]
-
-
-def _from_cache(cached: Path, digest: str) -> tuple[UInt8[Tensor, "n 3 h w"] | None, list[int]]:
-    """Return pictures that were decoded before, and their places in the list of files."""
-    if cached.is_file():
+    images, faults = None, {}
+    # A missing or damaged cache is no loss: the pictures are decoded again.
+    with suppress(OSError, SafetensorError), safe_open(cached, framework="pt") as opened:
+        about = opened.metadata() or {}
+        if about.get("listing") == listing.digest:
+            # A copy: the file itself stays mapped while its tensor lives, and Windows does not
+            # replace a mapped file.
+            images, faults = opened.get_tensor("images").clone(), json.loads(about["faults"])
+    if images is None or (faults and not skip):
+        images, faults = _decode(listing, size, skip)
+        about = {"listing": listing.digest, "faults": json.dumps(faults)}
         try:
-            with safe_open(cached, framework="pt") as opened:
-                if (opened.metadata() or {}).get("listing") == digest:
-                    return opened.get_tensor("images"), opened.get_tensor("kept").tolist()
-        except SafetensorError:
-            pass  # a damaged cache is no loss: the pictures are decoded again
-    return None, []
-
-
-def _read_all(
-    folder: Path, files: list[str], image_size: int | None, skip_unreadable: bool
-) -> tuple[UInt8[Tensor, "n 3 h w"], list[int]]:
-    """Decode the pictures of a split; return those that can be read, and their places."""
-    faults: list[str] = []
-
-    def read(file: str) -> np.ndarray | None:
-        try:
-            return read_picture(file, image_size)
-        except ValueError as error:
-            if not skip_unreadable:
-                raise
-            faults.append(str(error))
-            return None
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(
-            pool.map(read, files), f"reading {folder.name}", len(files), leave=False, disable=None
-        )
-        arrays = {i: array for i, array in enumerate(bar) if array is not None}
+            replace_file(cached, lambda path: save_file({"images": images}, path, metadata=about))
+        except (OSError, SafetensorError) as error:  # the pictures are there all the same
+            warnings.warn(
+                f"the decoded pictures could not be kept in {cached.parent} ({error}): they will "
+                "be decoded again next time. CMSSF_CACHE names another place",
+                stacklevel=3,
+            )
     if faults:
         warnings.warn(
             f"{folder}: {len(faults)} of {len(files)} pictures are left out: "
-            + "; ".join(sorted(faults)[:10]),
-            stacklevel=4,
+            + "; ".join(list(faults.values())[:10]),
+            stacklevel=3,
         )
+    return images, [file for file in files if file not in faults]
+
+
+def _decode(listing: Listing, size: int | None, skip: bool) -> tuple[Pictures, dict[str, str]]:
+    """Read the pictures of a split; return them, and why the others cannot be read."""
+    folder, files = listing.folder, listing.files
+
+    def read(file: str) -> np.ndarray | str:
+        try:
+            return read_picture(f"{folder.parent}/{file}", size)
+        except ValueError as error:
+            if not skip:
+                raise
+            return str(error)
+
+    found = thread_map(read, files, desc=f"reading {folder.name}", leave=False, disable=None)
+    pairs = list(zip(files, found, strict=True))
+    faults = {file: reason for file, reason in pairs if isinstance(reason, str)}
+    arrays = [array for array in found if not isinstance(array, str)]
     if not arrays:
-        raise ValueError(f"none of the {len(files)} pictures in {folder} can be read")
-    first = next(iter(arrays.values())).shape
-    if odd := [files[i] for i, array in arrays.items() if array.shape != first]:
+        reason = next(iter(faults.values()))
+        raise ValueError(f"none of the {len(found)} pictures in {folder} can be read; {reason}")
+    odd = [file for file, a in pairs if not isinstance(a, str) and a.shape != arrays[0].shape]
+    if odd:
         raise ValueError(
             f"the pictures in {folder} differ in size (first seen at {odd[0]}): give an image_size"
         )
-    images = torch.from_numpy(np.stack(list(arrays.values()))).permute(0, 3, 1, 2).contiguous()
-    return images, list(arrays)
-
-
-def _keep(cached: Path, images: UInt8[Tensor, "n 3 h w"], kept: list[int], digest: str) -> None:
-    """Write decoded pictures to the cache, or warn that this was not possible."""
-    unfinished = cached.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {"images": images, "kept": torch.tensor(kept)}
-        save_file(tensors, unfinished, metadata={"listing": digest})
-        unfinished.replace(cached)
-    except (OSError, SafetensorError) as error:  # the pictures are there all the same
-        with suppress(OSError):
-            unfinished.unlink()
-        warnings.warn(
-            f"the decoded pictures could not be kept in {cached.parent} ({error}): they will be "
-            "decoded again next time. CMSSF_CACHE names another place",
-            stacklevel=4,
-        )
-
-
-def list_pictures(folder: Path, class_names: Sequence[str]) -> Listing:
-    """List the pictures of a split, ``folder/<class>/*``, in a fixed order."""
-    found = Listing(folder, [], [], "")
-    digest = hashlib.sha256()
-    for label, class_name in enumerate(class_names):
-        for entry in sorted(os.scandir(folder / class_name), key=lambda e: e.name):
-            if entry.name[0] == "." or not entry.name.lower().endswith(ENDINGS):
-                continue  # hidden files such as macOS's "._cat.jpg" are no pictures
-            facts = entry.stat()
-            digest.update(f"{class_name}/{entry.name} {facts.st_size} {facts.st_mtime_ns}".encode())
-            found.files.append(entry.path)
-            found.labels.append(label)
-    return found._replace(digest=digest.hexdigest())
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), faults
 
 
 def read_picture(file: str | Path, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode one picture to RGB.
+    """Decode one picture to RGB, the way it is held (as its EXIF data say).
 
     Args:
         file: Its path.
@@ -181,7 +157,10 @@ def read_picture(file: str | Path, image_size: int | None) -> UInt8[np.ndarray, 
     try:
         with Image.open(file) as opened:
             ImageOps.exif_transpose(opened, in_place=True)  # a photo taken sideways stands up
-            picture = opened.convert("RGB")
+            picture: Image.Image = opened
+            if picture.mode.startswith("I"):  # 16 bits of grey, all white if they were cut to 8
+                picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
+            picture = picture.convert("RGB")
     # Pillow has several ways to say that a file is damaged.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read the picture {file}: {error}") from error

@@ -1,28 +1,17 @@
 """Two-digit scenes with a question: neither the picture nor the question knows the answer."""
 
-from itertools import permutations
+from itertools import permutations, product
 
 import torch
 from jaxtyping import Float64, Int64
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from cmssf_lib.captions import COLOURS, DIGIT_WORDS, GROUNDS
 from cmssf_lib.data.batch import step_seed
-from cmssf_lib.data.image_text import ImageTextData, Splits
-from cmssf_lib.data.scenes import SIDES, digit_split, place, texture, to_uint8, uniform
+from cmssf_lib.data.image_text import ImageTextData, Splits, to_uint8
+from cmssf_lib.data.scenes import SIDES, both_splits, grounds, handwritten, inks, place, uniform
 
 ANSWERS = (*DIGIT_WORDS, *COLOURS, "left", "right")
-QUESTION_KINDS = (
-    "colour of left",
-    "colour of right",
-    "digit on left",
-    "digit on right",
-    "colour of digit",
-    "digit of colour",
-    "place of digit",
-    "place of colour",
-)
 
 
 def ask(
@@ -37,9 +26,9 @@ def ask(
         right_colour: Another one.
 
     Returns:
-        Twelve times (question, answer, kind), in the order of `QUESTION_KINDS`: one of each
-        of the four kinds that ask by place, then two, for the left and the right digit, of
-        each of the four that do not.
+        Twelve times (question, answer, kind). The first four kinds of `QUESTION_KINDS` ask by
+        place and come once; of the other four there are two each, for the left and the right
+        digit.
 
     Raises:
         ValueError: If the digits or the colours are the same, so that a question would have
@@ -51,23 +40,21 @@ def ask(
     if left_colour == right_colour or not {*colours} <= {*COLOURS}:
         raise ValueError(f"expected two different colours of {tuple(COLOURS)}; got {colours}")
     left, right = DIGIT_WORDS[left_digit], DIGIT_WORDS[right_digit]
-    questions = [
-        ("what colour is the left digit", left_colour, "colour of left"),
-        ("what colour is the right digit", right_colour, "colour of right"),
-        ("which digit is on the left", left, "digit on left"),
-        ("which digit is on the right", right, "digit on right"),
-    ]
     things = (("left", left, left_colour), ("right", right, right_colour))
-    questions += [(f"what colour is the {d}", c, "colour of digit") for _, d, c in things]
-    questions += [(f"which digit is {c}", d, "digit of colour") for _, d, c in things]
-    questions += [(f"where is the {d}", where, "place of digit") for where, d, _ in things]
-    questions += [(f"where is the {c} digit", where, "place of colour") for where, _, c in things]
-    return questions
+    return [
+        *((f"what colour is the {where} digit", c, f"colour of {where}") for where, _, c in things),
+        *((f"which digit is on the {where}", d, f"digit on {where}") for where, d, _ in things),
+        *((f"what colour is the {d}", c, "colour of digit") for _, d, c in things),
+        *((f"which digit is {c}", d, "digit of colour") for _, d, c in things),
+        *((f"where is the {d}", where, "place of digit") for where, d, _ in things),
+        *((f"where is the {c} digit", where, "place of colour") for where, _, c in things),
+    ]
 
 
-def digit_questions(
-    *, train: int = 20_000, test: int = 2_000, image_size: int = 16, seed: int = 0
-) -> Splits:
+QUESTION_KINDS = tuple(dict.fromkeys(kind for _, _, kind in ask(0, 1, "red", "cyan")))
+
+
+def digit_questions(*, train: int, test: int, image_size: int = 16, seed: int = 0) -> Splits:
     """Compose scenes with two digits, and ask each scene one question.
 
     Two different digits of different colours stand in the left and the right half of one
@@ -89,23 +76,14 @@ def digit_questions(
     Raises:
         ValueError: If a number is too small.
     """
-    if train < 1 or test < 1 or image_size < 12:
-        raise ValueError(
-            f"expected at least one scene a split and 12 pixels; got train={train}, test={test}, "
-            f"image_size={image_size}"
-        )
-    train_ids, test_ids = digit_split()
-    return Splits(
-        _compose(train, train_ids, image_size, step_seed(seed, 0)),
-        _compose(test, test_ids, image_size, step_seed(seed, 1)),
-    )
+    seeds = [step_seed(seed, split) for split in (0, 1)]
+    return both_splits(_compose, train, test, image_size, seeds)
 
 
 def _compose(n: int, digit_ids: Int64[Tensor, " m"], size: int, seed: int) -> ImageTextData:
     """Draw ``n`` scenes from the digits ``digit_ids``, and a question for each."""
     random = torch.Generator().manual_seed(seed)
-    digits = load_digits()
-    written = torch.from_numpy(digits.target).long()[digit_ids]
+    ink, written = handwritten()
     facts = {}
     for key, count in (("digit", 10), ("colour", len(COLOURS))):
         facts[f"left_{key}"] = torch.randint(count, (n,), generator=random)
@@ -113,45 +91,31 @@ def _compose(n: int, digit_ids: Int64[Tensor, " m"], size: int, seed: int) -> Im
         facts[f"right_{key}"] = (facts[f"left_{key}"] + further) % count
     facts["ground"] = torch.randint(len(GROUNDS), (n,), generator=random)
     for side in ("left", "right"):
-        rows = torch.empty(n, dtype=torch.int64)
+        rows = facts[f"{side}_id"] = torch.empty(n, dtype=torch.int64)
         for digit in range(10):
             drawn = facts[f"{side}_digit"] == digit
-            pool = digit_ids[written == digit]
+            pool = digit_ids[written[digit_ids] == digit]
             rows[drawn] = pool[torch.randint(len(pool), (int(drawn.sum()),), generator=random)]
-        facts[f"{side}_id"] = rows
 
-    grounds = torch.tensor(list(GROUNDS.values()))[facts["ground"]]  # (n, 3)
     # A square ground of the canvas's width, of which the canvas takes the upper half.
-    images = grounds[:, :, None, None] + texture(n, 2 * size, random)[:, :, :size]
-    for half, side in zip(images.split(size, dim=3), ("left", "right"), strict=True):
-        ink = torch.from_numpy(digits.images).float()[facts[f"{side}_id"], None] / 16
-        ink = place(ink, uniform(n, *SIDES[1], random), size, random)  # (n, 1, size, size)
-        colour = torch.tensor(list(COLOURS.values()))[facts[f"{side}_colour"]]
-        colour = colour + 0.05 * torch.randn(n, 3, generator=random)
-        half.lerp_(colour[:, :, None, None].expand_as(half), ink.expand_as(half))
+    images = grounds(facts["ground"], 2 * size, random)[:, :, :size]
+    for half, side in zip(torch.split(images, size, dim=3), ("left", "right"), strict=True):
+        placed = place(ink[facts[f"{side}_id"]], uniform(n, *SIDES[1], random), size, random)
+        colour = inks(facts[f"{side}_colour"], random)
+        half.lerp_(colour[:, :, None, None].expand_as(half), placed.expand_as(half))
 
-    kinds = torch.randperm(n, generator=random) % len(QUESTION_KINDS)
-    which = torch.randint(2, (n,), generator=random).tolist()
-    words = tuple(COLOURS)
-    asked = []
-    for left, right, left_colour, right_colour, kind, pick in zip(
-        *(facts[key].tolist() for key in ("left_digit", "right_digit")),
-        *(facts[key].tolist() for key in ("left_colour", "right_colour")),
-        kinds.tolist(),
-        which,
-        strict=True,
-    ):
-        questions = ask(left, right, words[left_colour], words[right_colour])
+    facts["kind"] = torch.randperm(n, generator=random) % len(QUESTION_KINDS)
+    which = torch.randint(2, (n,), generator=random)
+    keys = ("left_digit", "right_digit", "left_colour", "right_colour", "kind")
+    words, asked = tuple(COLOURS), []
+    scenes = torch.stack([*(facts[key] for key in keys), which], dim=1)
+    for one, other, left, right, kind, pick in scenes.tolist():
+        questions = ask(one, other, words[left], words[right])
         # Four kinds with one question each stand first, then four with two each.
         asked.append(questions[kind if kind < 4 else 2 * kind - 4 + pick])
-    return ImageTextData(
-        images=to_uint8(images),
-        labels=torch.tensor([ANSWERS.index(answer) for _, answer, _ in asked]),
-        captions=tuple(question for question, _, _ in asked),
-        class_names=ANSWERS,
-        name="digit scenes, two",
-        attributes={**facts, "kind": kinds},
-    )
+    captions, answers, _ = zip(*asked, strict=True)
+    labels = torch.tensor([ANSWERS.index(answer) for answer in answers])
+    return ImageTextData(to_uint8(images), labels, captions, ANSWERS, "digit scenes, two", facts)
 
 
 def question_table() -> Float64[Tensor, "pictures questions answers"]:
@@ -162,15 +126,11 @@ def question_table() -> Float64[Tensor, "pictures questions answers"]:
     Returns:
         Probabilities ``(1080, 32, 16)`` that sum to one; the answers are `ANSWERS`.
     """
-    pictures = [
-        (*digits, *colours)
-        for digits in permutations(range(10), 2)
-        for colours in permutations(COLOURS, 2)
-    ]
-    questions = list(dict.fromkeys(q for picture in pictures for q, _, _ in ask(*picture)))
+    scenes = product(permutations(range(10), 2), permutations(COLOURS, 2))
+    pictures = [ask(*digits, *colours) for digits, colours in scenes]
+    questions = list(dict.fromkeys(question for asked in pictures for question, _, _ in asked))
     joint = torch.zeros(len(pictures), len(questions), len(ANSWERS), dtype=torch.float64)
-    for row, picture in enumerate(pictures):
-        asked = ask(*picture)
+    for row, asked in enumerate(pictures):
         kinds = [kind for _, _, kind in asked]
         for question, answer, kind in asked:
             # Every kind is equally likely, and so is each of the questions of one kind.

@@ -1,69 +1,58 @@
-"""Digit scenes: data that comes with the book, costs no download and knows its own truth.
+"""Digit scenes: data that needs no download, and of which every fact is known.
 
 Real handwritten digits (scikit-learn's 1,797, 8×8 pixels) are put on small canvases. The
 test scenes use digits that never occur in training, so what is measured on them is
-recognition and not memory.
+recognition and not memory. Every digit also has a sound, its telephone tone.
 """
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from sklearn.datasets import load_digits
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from cmssf_lib.captions import COLOURS, DIGIT_WORDS, GROUNDS, SIZES, class_caption, scene_caption
-from cmssf_lib.data.image_text import ImageTextData, Splits
+from cmssf_lib.captions import COLOURS, DIGIT_WORDS, GROUNDS, SIZES, named_by_class, scene_caption
+from cmssf_lib.data.image_text import ImageTextData, Splits, to_uint8
 
-#: Telephone keys: the two frequencies, in hertz, that sound together for each digit
-#: (dual-tone multi-frequency, ITU-T Q.23).
-DTMF_HERTZ = (
-    (941, 1336),
-    (697, 1209),
-    (697, 1336),
-    (697, 1477),
-    (770, 1209),
-    (770, 1336),
-    (770, 1477),
-    (852, 1209),
-    (852, 1336),
-    (852, 1477),
-)
+#: Telephone keys: the two frequencies, in hertz, that sound together for each digit, those of its
+#: row and its column (dual-tone multi-frequency, ITU-T Q.23). 0 stands below 8, then come 1 to 9.
+DTMF_HERTZ = ((941, 1336), *product((697, 770, 852), (1209, 1336, 1477)))
 SAMPLE_RATE = 8000
-#: Of the sounds that come with scenes: seconds of the record, and of the tone at its beginning.
-#: The rest is left for a tone that comes too late.
+#: Of a scene's sound: the whole record, and the tone at its beginning, which may be delayed.
 SOUND_SECONDS, TONE_SECONDS = 0.1, 0.05
 
-# Side of the digit as a fraction of the canvas: one range for plain scenes, and one for
-# each word in SIZES.
-PLAIN_SIDE = (0.5, 0.8)
-SIDES = ((0.50, 0.60), (0.75, 0.90))
+PLAIN_SIDE = (0.5, 0.8)  # range of the digit's side, as a fraction of the canvas
+SIDES = ((0.50, 0.60), (0.75, 0.90))  # the same in colour scenes, for each word in SIZES
 TURN = 0.25  # radians either way
+Index = Int64[Tensor, " n"]
+Shape = int | tuple[int, ...]
 FLAVOURS = ("plain", "tinted", "colour")
+
+# Torch's default may be float64, which would also draw other numbers: scenes are always float32.
+rand, randn = (partial(draw, dtype=torch.float32) for draw in (torch.rand, torch.randn))
 
 
 def digit_scenes(
-    flavour: str = "colour",
-    *,
-    train: int = 4000,
-    test: int = 1000,
-    image_size: int = 16,
-    seed: int = 0,
+    flavour: str = "colour", *, train: int, test: int, image_size: int = 16, seed: int = 0
 ) -> Splits:
-    """Compose scenes with one digit each.
+    """Compose scenes with one digit each (`digit_questions` makes those with two).
 
     - **plain**: a white digit at a random place, size and turn on black. Its caption names
       the class: "a photo of a seven".
-    - **tinted**: the plain scenes of the same seed, each in a colour of its own, of which one
-      channel is full. The brightest channel is the plain scene. The caption says nothing of it.
+    - **tinted**: the plain scenes of the same seed, each in a random colour that the caption
+      does not mention. Its brightest channel is 1: the maximum over channels is the plain scene.
     - **colour**: a digit of some colour on a coloured, textured ground. Its caption names all
       of it: "a photo of a small red seven on a blue background".
 
     Args:
         flavour: "plain", "tinted" or "colour".
         train: Number of training scenes.
-        test: Number of test scenes, made from other digits.
+        test: Number of test scenes, made from other handwritten digits.
         image_size: Side of the canvas in pixels, at least 12.
         seed: The same seed gives the same scenes on any machine of the same kind.
 
@@ -74,84 +63,71 @@ def digit_scenes(
         ValueError: If the flavour is unknown, or a number is too small.
     """
     if flavour not in FLAVOURS:
-        raise ValueError(
-            f"unknown flavour {flavour!r}; choose one of {', '.join(FLAVOURS)} "
-            "(digit_questions makes the scenes with two digits)"
-        )
+        raise ValueError(f"unknown flavour {flavour!r}; choose one of {', '.join(FLAVOURS)}")
+    seeds = [2 * seed, 2 * seed + 1]
+    return both_splits(partial(_compose, flavour), train, test, image_size, seeds)
+
+
+def both_splits(
+    compose: Callable[..., ImageTextData], train: int, test: int, image_size: int, seeds: list[int]
+) -> Splits:
+    """Compose training and test scenes from different digits: ``compose(n, ids, size, seed)``."""
     if train < 1 or test < 1 or image_size < 12:
         raise ValueError(
             f"expected at least one scene a split and 12 pixels; got train={train}, test={test}, "
             f"image_size={image_size}"
         )
-    train_ids, test_ids = digit_split()
-    return Splits(
-        _compose(flavour, train, train_ids, image_size, seed=2 * seed),
-        _compose(flavour, test, test_ids, image_size, seed=2 * seed + 1),
-    )
+    parts = zip((train, test), digit_split(), seeds, strict=True)
+    return Splits(*(compose(n, ids, image_size, seed) for n, ids, seed in parts))
 
 
 def digit_split() -> tuple[Int64[Tensor, " m"], Int64[Tensor, " k"]]:
-    """Divide the handwritten digits for good: three quarters to train, a quarter to test."""
-    n = len(load_digits().target)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-    return order[n // 4 :], order[: n // 4]
+    """Divide the handwritten digits, for every seed alike: a quarter is kept for testing."""
+    order = torch.randperm(1797, generator=Generator().manual_seed(0))
+    return order[449:], order[:449]
 
 
-def _compose(
-    flavour: str, n: int, digit_ids: Int64[Tensor, " m"], size: int, seed: int
-) -> ImageTextData:
+def handwritten() -> tuple[Float[Tensor, "n 1 8 8"], Index]:
+    """Return scikit-learn's handwritten digits, 1 where there is ink, and which digits they are."""
+    ink, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
+    return ink.float().view(-1, 1, 8, 8) / 16, labels.long()
+
+
+def _compose(flavour: str, n: int, digit_ids: Index, size: int, seed: int) -> ImageTextData:
     """Draw ``n`` scenes from the digits ``digit_ids``."""
-    random = torch.Generator().manual_seed(seed)
-    digits = load_digits()
+    random = Generator().manual_seed(seed)
+    ink, written = handwritten()
     chosen = digit_ids[torch.randint(len(digit_ids), (n,), generator=random)]
-    labels = torch.from_numpy(digits.target).long()[chosen]
-    ink = torch.from_numpy(digits.images).float()[chosen, None] / 16  # (n, 1, 8, 8) in [0, 1]
+    ink, labels = ink[chosen], written[chosen]
     attributes = {"digit_id": chosen}
 
-    if flavour in ("plain", "tinted"):
+    if flavour == "colour":
+        for key, words in (("colour", COLOURS), ("ground", GROUNDS), ("size", SIZES)):
+            attributes[key] = torch.randint(len(words), (n,), generator=random)
+        low, high = torch.tensor(SIDES, dtype=torch.float32)[attributes["size"]].T
+        ink = place(ink, low + (high - low) * rand(n, generator=random), size, random)
+        colour = inks(attributes["colour"], random)
+        ground = grounds(attributes["ground"], size, random)
+        images = ink * colour[:, :, None, None] + (1 - ink) * ground
+        facts = torch.stack([labels, *(attributes[k] for k in ("colour", "ground", "size"))], dim=1)
+        captions = tuple(
+            scene_caption(digit, tuple(COLOURS)[colour], tuple(GROUNDS)[ground], SIZES[side])
+            for digit, colour, ground, side in facts.tolist()
+        )
+    else:
         side = uniform(n, *PLAIN_SIDE, random)
         images = place(ink, side, size, random).expand(n, 3, size, size)
         if flavour == "tinted":
-            tint = torch.rand(n, 3, generator=random)
+            tint = uniform((n, 3), 0, 1, random)
             attributes["tint"] = tint / tint.amax(dim=1, keepdim=True)
             images = images * attributes["tint"][:, :, None, None]
-        captions = tuple(class_caption(DIGIT_WORDS[label]) for label in labels.tolist())
-    else:
-        for key, words in (("colour", COLOURS), ("ground", GROUNDS), ("size", SIZES)):
-            attributes[key] = torch.randint(len(words), (n,), generator=random)
-        low, high = torch.tensor(SIDES)[attributes["size"]].T
-        side = low + (high - low) * torch.rand(n, generator=random)
-        ink = place(ink, side, size, random)
-        colour = torch.tensor(list(COLOURS.values()))[attributes["colour"]]  # (n, 3)
-        ground = torch.tensor(list(GROUNDS.values()))[attributes["ground"]]
-        colour = colour + 0.05 * torch.randn(n, 3, generator=random)
-        ground = ground[:, :, None, None] + texture(n, size, random)
-        images = ink * colour[:, :, None, None] + (1 - ink) * ground
-        captions = tuple(
-            scene_caption(digit, tuple(COLOURS)[c], tuple(GROUNDS)[g], SIZES[s])
-            for digit, c, g, s in zip(
-                labels.tolist(),
-                attributes["colour"].tolist(),
-                attributes["ground"].tolist(),
-                attributes["size"].tolist(),
-                strict=True,
-            )
-        )
-    return ImageTextData(
-        images=to_uint8(images),
-        labels=labels,
-        captions=captions,
-        class_names=DIGIT_WORDS,
-        name=f"digit scenes, {flavour}",
-        attributes=attributes,
-    )
+        captions = named_by_class(labels, DIGIT_WORDS)
+    name = f"digit scenes, {flavour}"
+    return ImageTextData(to_uint8(images), labels, captions, DIGIT_WORDS, name, attributes)
 
 
 def place(
-    ink: Float[Tensor, "n 1 8 8"],
-    side: Float[Tensor, " n"],
-    size: int,
-    random: torch.Generator,
+    ink: Float[Tensor, "n 1 8 8"], side: Float[Tensor, " n"], size: int, random: Generator
 ) -> Float[Tensor, "n 1 size size"]:
     """Put each digit on an empty canvas, slightly turned, anywhere it fits.
 
@@ -163,7 +139,7 @@ def place(
     """
     n = len(ink)
     turn = uniform(n, -TURN, TURN, random)
-    centre = (2 * torch.rand(n, 2, generator=random) - 1) * (1 - side)[:, None]
+    centre = uniform((n, 2), -1, 1, random) * (1 - side)[:, None]
     # affine_grid asks, for each pixel of the canvas, where in the digit it comes from:
     # shift the centre to the origin, turn back, divide by the side.
     cos, sin = torch.cos(turn) / side, torch.sin(turn) / side
@@ -173,29 +149,29 @@ def place(
     return F.grid_sample(ink, grid, align_corners=False)
 
 
-def texture(n: int, size: int, random: torch.Generator) -> Float[Tensor, "n 1 size size"]:
-    """Draw grounds of light and dark stripes, each with a direction, width and phase, and grain."""
-    angle = uniform(n, 0, math.pi, random)[:, None, None]
-    waves = uniform(n, 1, 3, random)[:, None, None]
-    phase = uniform(n, 0, 2 * math.pi, random)[:, None, None]
-    strength = uniform(n, 0, 0.15, random)[:, None, None]
-    y, x = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
-    along = x * torch.cos(angle) + y * torch.sin(angle)  # (n, size, size)
+def grounds(index: Index, size: int, random: Generator) -> Float[Tensor, "n 3 size size"]:
+    """Draw the `GROUNDS` at these places: stripes of some direction, width and phase, and grain."""
+    n = len(index)
+    angle = uniform((n, 1, 1), 0, math.pi, random)
+    waves = uniform((n, 1, 1), 1, 3, random)
+    phase = uniform((n, 1, 1), 0, 2 * math.pi, random)
+    strength = uniform((n, 1, 1), 0, 0.15, random)
+    line = torch.linspace(0, 1, size, dtype=torch.float32)
+    along = line * torch.cos(angle) + line[:, None] * torch.sin(angle)  # (n, size, size)
     stripes = strength * torch.sin(2 * math.pi * waves * along + phase)
-    grain = 0.03 * torch.randn(n, size, size, generator=random)
-    return (stripes + grain)[:, None]
+    texture = stripes + 0.03 * randn((n, size, size), generator=random)
+    return shades(GROUNDS, index)[:, :, None, None] + texture[:, None]
 
 
 def tones(
-    labels: Int64[Tensor, " n"],
+    labels: Index,
     *,
     seed: int = 0,
-    seconds: float = 0.1,
+    seconds: float = SOUND_SECONDS,
     noise: float = 0.3,
-    start: float = 0.0,
     sounding: float | None = None,
 ) -> Float[Tensor, "n samples"]:
-    """Sound each digit as its telephone key: two sines of any phase, with noise.
+    """Make the sound of each digit's telephone key: two sines of random phase, with noise.
 
     Args:
         labels: Digits 0 to 9.
@@ -203,43 +179,47 @@ def tones(
         seconds: Length of each record.
         noise: Standard deviation of the added noise; each sine has amplitude 0.5. The noise
             is heard through the whole record.
-        start: When the tone sets in, in seconds.
-        sounding: For how many seconds it sounds; ``None`` for the rest of the record.
+        sounding: For how many seconds from its beginning the tone sounds; ``None`` for all.
 
     Returns:
-        Waveforms at `SAMPLE_RATE` samples a second.
+        Waveforms at `SAMPLE_RATE` samples a second, float32.
 
     Raises:
-        ValueError: If a label is not a digit, the noise is negative, or the tone does not lie
-            within the record.
+        ValueError: If a label is not a digit, the noise is negative, or the tone is longer
+            than the record.
     """
     if len(labels) and (labels.min() < 0 or labels.max() > 9):
         raise ValueError("only the digits 0 to 9 have a telephone tone")
-    if noise < 0:
-        raise ValueError(f"the noise is a standard deviation, at least 0; got {noise}")
-    random = torch.Generator().manual_seed(seed)
+    require_deviation("the noise", noise)
+    random = Generator().manual_seed(seed)
     n, samples = len(labels), round(seconds * SAMPLE_RATE)
-    first = round(start * SAMPLE_RATE)
-    last = samples if sounding is None else first + round(sounding * SAMPLE_RATE)
-    if not 0 <= first <= last <= samples:
-        raise ValueError(
-            f"a tone of {sounding} s that starts at {start} s does not lie within a record of "
-            f"{seconds} s"
-        )
-    time = torch.arange(samples) / SAMPLE_RATE
+    end = samples if sounding is None else round(sounding * SAMPLE_RATE)
+    if not 0 <= end <= samples:
+        raise ValueError(f"a tone of {sounding} s does not fit a record of {seconds} s")
+    time = torch.arange(samples, dtype=torch.float32) / SAMPLE_RATE
     hertz = torch.tensor(DTMF_HERTZ, dtype=torch.float32)[labels.cpu()]  # (n, 2)
-    phase = 2 * math.pi * torch.rand(n, 2, 1, generator=random)
+    phase = uniform((n, 2, 1), 0, 2 * math.pi, random)
     waves = torch.sin(2 * math.pi * hertz[:, :, None] * time + phase)  # (n, 2, samples)
-    waves[:, :, :first] = 0
-    waves[:, :, last:] = 0
-    return 0.5 * waves.sum(dim=1) + noise * torch.randn(n, samples, generator=random)
+    waves[:, :, end:] = 0
+    return 0.5 * waves.sum(dim=1) + noise * randn((n, samples), generator=random)
 
 
-def to_uint8(images: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
-    """Turn pictures in [0, 1] into bytes, clipping what lies outside."""
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
+def require_deviation(what: str, value: float) -> None:
+    """Raise a ValueError unless ``value`` can be a standard deviation."""
+    if not value >= 0:
+        raise ValueError(f"{what} is a standard deviation, at least 0; got {value}")
 
 
-def uniform(n: int, low: float, high: float, random: torch.Generator) -> Float[Tensor, " n"]:
-    """Draw ``n`` numbers evenly between ``low`` and ``high``."""
-    return low + (high - low) * torch.rand(n, generator=random)
+def inks(index: Index, random: Generator) -> Float[Tensor, "n 3"]:
+    """Return the digits' `COLOURS` at these places, as RGB, each a little off."""
+    return shades(COLOURS, index) + 0.05 * randn((len(index), 3), generator=random)
+
+
+def shades(palette: Mapping[str, Sequence[float]], index: Index) -> Float[Tensor, "n 3"]:
+    """Return the colours that stand in a palette at these places, as RGB in [0, 1]."""
+    return torch.tensor(list(palette.values()), dtype=torch.float32)[index]
+
+
+def uniform(shape: Shape, low: float, high: float, random: Generator) -> Float[Tensor, "..."]:
+    """Draw numbers evenly between ``low`` and ``high``."""
+    return low + (high - low) * rand(shape, generator=random)
