@@ -8,7 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from settings import FusionConfig, TrainConfig
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from cmssf_lib.data import ImageTextData, tones
 from cmssf_lib.data.batch import make_batch
@@ -23,12 +26,11 @@ from cmssf_lib.fusion import (
     FusionClassifier,
     LateFusion,
     attention,
-    gather,
+    collect_masks,
     hide,
 )
-from cmssf_lib.fusion.blocks import initialise
 from cmssf_lib.fusion.classifier import MODELS
-from cmssf_lib.presets import FusionConfig, TrainConfig
+from cmssf_lib.fusion.inputs import initialise
 from cmssf_lib.train import fit
 
 VOCABULARY, CLASSES = 12, 3
@@ -54,7 +56,7 @@ def model_of(kind, rule, seed=0, classes=CLASSES, **changes):
             parameter.add_(0.1 * torch.randn_like(parameter))
     if kind == "late":
         inputs = examples(60, config.modalities, seed=5)
-        model.eval().fit_rule(inputs, None, torch.arange(60) % classes)
+        model.eval().fit_rules(*model.log_probabilities(inputs), torch.arange(60) % classes)
     return model.eval()
 
 
@@ -205,9 +207,9 @@ THREE = ("image", "text", "sound")
     [
         ({"touch": 3}, {}, ValueError, "unknown modality 'touch'.*image, text, sound"),
         ({"text": 3}, {"touch": [1, 1, 1]}, ValueError, "unknown modality 'touch'"),
-        ({}, {}, ValueError, "every modality is missing; give at least one"),
+        ({}, {}, ValueError, "every modality is missing: give at least one"),
         ({"text": 3, "sound": 4}, {}, ValueError, "'text' holds 3 examples and 'sound' 4"),
-        ({"text": 3}, {"sound": [1, 1, 1]}, ValueError, "'sound' is not among the inputs"),
+        ({"text": 3}, {"sound": [1, 1, 1]}, ValueError, "'sound', which is not among the inputs"),
         ({"text": 3}, {"text": [1, 1]}, ValueError, r"shape \(2,\); expected \(3,\)"),
         ({"text": 3}, {"text": [[1], [1], [1]]}, ValueError, r"shape \(3, 1\)"),
         ({"text": 4}, {"text": [1, 1, 1, 0]}, ValueError, "every modality of example 3 is missing"),
@@ -217,19 +219,20 @@ def test_what_cannot_be_is_refused(inputs, present, error, message):
     tensors = {name: torch.zeros(n, 2) for name, n in inputs.items()}
     masks = {name: torch.tensor(mask).bool() for name, mask in present.items()}
     with pytest.raises(error, match=message):
-        gather(tensors, masks, THREE)
+        collect_masks(tensors, masks, THREE)
 
 
 def test_a_mask_that_is_not_bool_is_refused():
     with pytest.raises(TypeError, match=r"'text' must be bool; got torch.int64"):
-        gather({"text": torch.zeros(2, 2)}, {"text": torch.ones(2, dtype=torch.int64)}, THREE)
+        collect_masks(
+            {"text": torch.zeros(2, 2)}, {"text": torch.ones(2, dtype=torch.int64)}, THREE
+        )
 
 
-def test_gather_puts_the_masks_in_the_models_order():
+def test_collecting_puts_the_masks_in_the_models_order():
     inputs = {"sound": torch.zeros(2, 4), "image": torch.zeros(2, 3, 8, 8)}
-    found, presence = gather(inputs, {"sound": torch.tensor([True, False])}, THREE)
+    presence = collect_masks(inputs, {"sound": torch.tensor([True, False])}, THREE)
     assert presence.tolist() == [[True, False, True], [True, False, False]]
-    assert found == inputs
 
 
 @given(
@@ -273,7 +276,7 @@ def test_a_modality_that_does_not_fit_is_refused(kind, value, message, as_shippe
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "middle"}, "unknown kind of fusion 'middle'.*early, feature"),
+        ({"kind": "middle"}, "unknown kind of fusion 'middle'; choose early, feature"),
         ({"rule": "sum"}, "unknown rule 'sum' for feature fusion; choose one of concat"),
         ({"modalities": ("image", "touch")}, r"image, text, sound, each once; got \('image', 't"),
         ({"modalities": ("text", "text")}, "each once"),
@@ -459,7 +462,7 @@ def test_the_loss_is_the_sum_of_cross_entropies_over_the_examples_there():
     model, labels = model_of("late", "mean"), torch.arange(6) % CLASSES
     inputs, here = examples(6), torch.tensor([True, True, False, True, False, True])
     expected = sum(
-        F.cross_entropy(model.single(inputs, name)[mask], labels[mask])
+        F.cross_entropy(model.models[name](inputs[name])[mask], labels[mask])
         for name, mask in zip(THREE, (here, here | True, here | True), strict=True)
     )
     found = model.loss(*model.log_probabilities(inputs, {"image": here}), labels)
@@ -469,7 +472,7 @@ def test_the_loss_is_the_sum_of_cross_entropies_over_the_examples_there():
 def test_the_mean_rule_is_the_mean_of_the_probabilities_there():
     model = model_of("late", "mean")
     inputs, here = examples(3), torch.tensor([True, False, True])
-    p = torch.stack([model.single(inputs, name).softmax(dim=1) for name in THREE], dim=1)
+    p = torch.stack([model.models[name](inputs[name]).softmax(dim=1) for name in THREE], dim=1)
     expected = p.mean(dim=1)
     expected[1] = (p[1, 0] + p[1, 1]) / 2
     torch.testing.assert_close(model(inputs, {"sound": here}).exp(), expected)
@@ -493,7 +496,7 @@ def late_for(classes=2, **changes):
 def test_weights_go_to_the_model_that_is_right():
     model = late_for()
     answers, presence, labels = answers_of(2000, (0.9, 0.6, 0.5))
-    model.fit_to(answers, presence, labels)
+    model.fit_rules(answers, presence, labels)
     assert model.weights.sum().item() == pytest.approx(1, abs=1e-5)
     assert (model.weights >= 0).all()
     assert model.weights[0] > 0.9
@@ -524,7 +527,7 @@ def test_stacking_is_the_regression_of_scikit_learn():
         answers = answers.log_softmax(dim=2)
         presence = torch.rand(300, 3, generator=random) < 0.8
         presence[:, 0] = True
-        model.fit_to(answers, presence, labels)
+        model.fit_rules(answers, presence, labels)
         filled = answers.clamp(min=-10).masked_fill(~presence[:, :, None], 0).flatten(1)
         features = torch.cat([filled, presence.float()], dim=1).numpy()
         oracle = LogisticRegression(C=1.0, max_iter=2000).fit(features, labels.numpy())
@@ -536,7 +539,7 @@ def test_stacking_is_the_regression_of_scikit_learn():
 def test_stacking_can_learn_that_a_model_is_always_wrong():
     model = late_for()
     answers, presence, labels = answers_of(500, (0.02, 0.5, 0.5))
-    model.fit_to(answers, presence, labels)
+    model.fit_rules(answers, presence, labels)
     right = [
         (model.combine(answers, presence, rule).argmax(dim=1) == labels).float().mean()
         for rule in ("mean", "stacked")
@@ -549,7 +552,7 @@ def test_stacking_can_learn_that_a_model_is_always_wrong():
 def test_what_a_missing_model_would_have_said_is_not_read(rule):
     model = late_for()
     answers, presence, labels = answers_of(200, (0.9, 0.8, 0.7))
-    model.fit_to(answers, presence, labels)
+    model.fit_rules(answers, presence, labels)
     presence[::2, 0] = False
     expected = model.combine(answers, presence, rule)
     answers[::2, 0] = answers[::2, 0].flip(1)
@@ -566,9 +569,7 @@ def test_a_rule_must_be_fitted_and_known():
     with pytest.raises(ValueError, match="unknown rule 'vote'"):
         model.combine(answers, presence, "vote")
     with pytest.raises(ValueError, match="show 1 of 2 classes"):
-        model.fit_to(answers, presence, torch.zeros_like(labels))
-    with pytest.raises(ValueError, match="no answer from 'touch'"):
-        model.single(examples(2), "touch")
+        model.fit_rules(answers, presence, torch.zeros_like(labels))
 
 
 def test_modality_dropout_teaches_the_stacking_what_to_do_without():
@@ -579,7 +580,7 @@ def test_modality_dropout_teaches_the_stacking_what_to_do_without():
     losses = []
     for dropout in (0.0, 0.4):
         model = late_for(modality_dropout=dropout)
-        model.fit_to(answers, presence, labels)
+        model.fit_rules(answers, presence, labels)
         losses.append(F.nll_loss(model.combine(answers, gone, "stacked"), labels).item())
     assert losses[1] < losses[0]
 
@@ -683,10 +684,62 @@ def test_what_predict_refuses():
     with pytest.raises(ValueError, match="the data has none"):
         method.predict(tiny_data(sounds=False))
     assert method.training  # also after an error
-    with pytest.raises(ValueError, match="only late fusion can change its rule"):
+    with pytest.raises(ValueError, match="only late fusion has rules"):
         method.predict(data, rule="mean")
-    with pytest.raises(ValueError, match="only late fusion has a rule to fit"):
+    with pytest.raises(ValueError, match="only late fusion has rules"):
         method.fit_rule(data)
+
+
+class WithoutFloat64(TorchFunctionMode):
+    """A device like Apple's MPS, which has no float64: what `cpu` has not moved is on it."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        result = func(*args, **kwargs)
+        if func is torch.Tensor.cpu:
+            result = result.clone()  # else it would be the very tensor on the device
+        on_cpu = func is torch.Tensor.cpu or all(hasattr(x, "on_cpu") for x in given)
+        if func is torch.Tensor.numpy and not on_cpu:
+            raise TypeError("a tensor on the device has no NumPy array: use cpu() first")
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and on_cpu:
+                tensor.on_cpu = True
+            elif isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float64:
+                raise TypeError(f"{func} gave float64 on a device that has none")
+        return result
+
+
+@each_kind_and_rule
+def test_nothing_needs_float64_on_the_models_device(kind, rule):
+    data = tiny_data()
+    method = method_of(kind, rule, data, modality_dropout=0.3)
+    with WithoutFloat64():
+        method.loss(make_batch(data, torch.arange(48)))["loss"].backward()
+        if kind == "late":
+            method.fit_rule(data)
+        assert method.predict(data, present={"text": data.labels > 0}).dtype == torch.float32
+    with pytest.raises(TypeError, match="gave float64"), WithoutFloat64():
+        data.sounds.double().cpu()
+
+
+@each_kind_and_rule
+def test_modes_are_put_back_after_any_error(kind, rule):
+    """Looked at while the error is still held, as a notebook holds it."""
+    data = tiny_data()
+    method = method_of(kind, rule, data)
+    method.model.eval()
+    before = [module.training for module in method.modules()]
+
+    def fail(*_):
+        raise ZeroDivisionError
+
+    wait = method.model.register_forward_hook(fail)
+    with pytest.raises((ZeroDivisionError, RuntimeError)) as held:
+        method.predict(data)
+    assert [module.training for module in method.modules()] == before
+    wait.remove()
+    assert held.traceback
 
 
 @pytest.mark.parametrize("rule", ["weighted", "stacked"])

@@ -1,10 +1,13 @@
 """From a caption to one vector: a BERT from scratch, or a pretrained text encoder."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -13,10 +16,24 @@ from transformers import (
     BertConfig,
     BertModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
-from cmssf_lib.captions import tokenize, word_tokenizer
-from cmssf_lib.presets import TextConfig
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+Tokens = tuple[Int[Tensor, "captions length"], Int[Tensor, "captions length"]]  # ids and mask
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A text encoder."""
+
+    kind: str  # "scratch" (a BERT with random weights, a tokenizer of the captions) or "pretrained"
+    width: int  # length of a token (scratch)
+    depth: int  # layers (scratch)
+    heads: int  # attention heads in each (scratch)
+    max_length: int  # longest caption in tokens, [CLS] and [SEP] counted (scratch)
+    dropout: float  # in the layers (scratch); zero keeps equal captions equal
+    name: str = ""  # for "pretrained": a name on the hub, or a folder
 
 
 class TextEncoder(nn.Module):
@@ -90,7 +107,7 @@ class TextEncoder(nn.Module):
             )
         self.width = int(self.backbone.config.hidden_size)
         self._asked: tuple[str, ...] = ()  # the captions of the last call, and their tokens
-        self._tokens: tuple[Tensor, Tensor] | None = None
+        self._tokens: Tokens | None = None
 
     @property
     def words(self) -> list[str]:
@@ -105,12 +122,10 @@ class TextEncoder(nn.Module):
     def forward(self, captions: Sequence[str]) -> Float[Tensor, "captions width"]:
         """Return the [CLS] vector of each caption."""
         ids, mask = self._tokenized(captions)
-        hidden = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
+        hidden: Tensor = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
         return hidden[:, 0]  # (captions, length, width) -> [CLS] stands first
 
-    def _tokenized(
-        self, captions: Sequence[str]
-    ) -> tuple[Int[Tensor, "captions length"], Int[Tensor, "captions length"]]:
+    def _tokenized(self, captions: Sequence[str]) -> Tokens:
         """Return the captions' tokens; those of the last call again if it asked for the same.
 
         Where a caption is the name of a class, every step asks for the same ten, and on cached
@@ -121,3 +136,90 @@ class TextEncoder(nn.Module):
             self._tokens = tokenize(self.tokenizer, captions, device)
             self._asked = asked
         return self._tokens
+
+
+def word_tokenizer(captions: Sequence[str], max_length: int) -> PreTrainedTokenizerFast:
+    """Build a tokenizer whose tokens are the words of the captions.
+
+    Every caption becomes ``[CLS] word word … [SEP]``, lower-cased, as BERT writes it; the
+    vocabulary is small and sorted, so equal captions give equal token ids on any machine.
+
+    Args:
+        captions: Texts to collect the words from; repeats are harmless.
+        max_length: Longest sequence the encoder takes, ``[CLS]`` and ``[SEP]`` counted.
+
+    Returns:
+        A tokenizer of the transformers library, so a pretrained one can take its place.
+
+    Raises:
+        ValueError: If there is no word at all.
+    """
+    splitter = pre_tokenizers.Whitespace()
+    words = sorted(
+        {word for text in set(captions) for word, _ in splitter.pre_tokenize_str(text.lower())}
+    )
+    if not words:
+        raise ValueError("no words to build a tokenizer from: the captions are empty")
+    vocabulary = {token: i for i, token in enumerate((*SPECIAL_TOKENS, *words))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    )
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], device: torch.device | str = "cpu"
+) -> Tokens:
+    """Turn captions into token ids, all padded to the longest one of this call.
+
+    Nothing is cut and no word is dropped in silence: both would change what a caption says.
+
+    Args:
+        tokenizer: From `word_tokenizer`, or of a pretrained text encoder.
+        captions: One or more texts.
+        device: Where the ids are put.
+
+    Returns:
+        Token ids and the attention mask (1 for a token, 0 for padding), int64.
+
+    Raises:
+        ValueError: If there is no caption, one is empty, one is longer than the encoder
+            takes, or one holds a word the tokenizer has never seen.
+    """
+    if isinstance(captions, str):
+        raise TypeError("captions is a list of texts; got one text: wrap it in a list")
+    if len(captions) == 0:
+        raise ValueError("no caption to tokenize; expected at least one")
+    for i, caption in enumerate(captions):
+        if not caption.strip():
+            raise ValueError(f"caption {i} is empty; every picture needs a text")
+    encoded = tokenizer(list(captions), truncation=False, padding=False, verbose=False)
+    for caption, ids in zip(captions, encoded["input_ids"], strict=True):
+        if len(ids) > tokenizer.model_max_length:
+            raise ValueError(
+                f"the caption {caption!r} takes {len(ids)} tokens and the text encoder at most "
+                f"{tokenizer.model_max_length}: shorten it, or build the encoder with a larger "
+                "max_length"
+            )
+        if (unknown := tokenizer.unk_token_id) in ids:
+            alone = {
+                w: tokenizer(w, add_special_tokens=False)["input_ids"] for w in caption.split()
+            }
+            words = ", ".join(repr(word) for word, found in alone.items() if unknown in found)
+            raise ValueError(
+                f"the caption {caption!r} holds a word that the tokenizer has never seen: {words}. "
+                "Use the words of the training captions, or a pretrained text encoder"
+            )
+    padded = tokenizer.pad(encoded, return_tensors="pt")
+    return padded["input_ids"].to(device), padded["attention_mask"].to(device)

@@ -1,20 +1,18 @@
-"""From a picture to one vector: vision transformers of timm, and what they need around them."""
+"""From a picture to one vector and on to the heads, and where [CLS] looks."""
 
-from functools import partial
 from typing import Any
 
-import timm
 import torch
-from jaxtyping import Float, Int64, UInt8
-from timm.layers import PatchEmbed, resample_abs_pos_embed
+from jaxtyping import Float, UInt8
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmssf_lib.encoders.stem import ConvStem, choose
-from cmssf_lib.encoders.weights import APART, as_learned, load_weights
-from cmssf_lib.presets import VisionConfig
+from cmssf_lib.encoders.backbone import ConvStem, Kept, Tokens, VisionConfig, choose, make_backbone
 from cmssf_lib.views import as_float
+
+Images = UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
 
 
 class ImageEncoder(nn.Module):
@@ -24,57 +22,56 @@ class ImageEncoder(nn.Module):
         config: Which transformer, and its size.
 
     Attributes:
-        config: As given, but for a stem that takes its patches apart as the weights it begins
-            with were learned (see `VisionConfig.weights`).
+        config: As given.
         width: Length of the vector that `forward` returns.
         backbone: The timm model.
 
     Raises:
-        ValueError: If the configuration is inconsistent, or weights do not fit.
+        ValueError: If the configuration is inconsistent, or names weights on disk.
         FileNotFoundError: If pretrained weights can be neither read nor downloaded.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.config = config = as_learned(config)
-        self.backbone = _vision_transformer(config)
-        if config.weights and config.kind != "timm":
-            load_weights(self.backbone, config.weights)
-        self.width: int = self.backbone.num_features  # type: ignore[assignment]
+        if config.weights not in ("", "timm"):
+            raise ValueError(f"{config.weights} is on disk: cmssf_lib.build.image_encoder reads it")
+        self.config = config
+        self.backbone = make_backbone(config)
+        if config.kind != "timm":
+            self.grid()  # refuses what patches do not tile
+        self.width = int(self.backbone.num_features)
         # Constants, not learned and not saved: they follow from the configuration.
-        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+        self.mean = nn.Buffer(torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.std = nn.Buffer(torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(
-        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], size: int | None = None
-    ) -> Float[Tensor, "b width"]:
+    def forward(self, images: Images, size: int | None = None) -> Float[Tensor, "b width"]:
         """Return the [CLS] vector of each picture.
 
         Args:
             images: uint8, or floats in [0, 1]; other sizes are resized.
             size: Side in pixels to work at. ``None`` is the configuration's ``image_size``; a
                 smaller one gives fewer tokens (see `tokens`).
-        """
-        if size is None:
-            return self.backbone((self.resized(images) - self.mean) / self.std)
-        return self.tokens(images, size=size)[:, 0]
 
-    def tokens(
-        self,
-        images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"],
-        *,
-        size: int | None = None,
-        keep: Int64[Tensor, "b kept"] | None = None,
-    ) -> Float[Tensor, "b tokens width"]:
+        Raises:
+            ValueError: If the shape is not ``(b, 3, h, w)``, or floats lie outside [0, 1].
+        """
+        return self.encode(as_float(images), size)
+
+    def encode(self, images: Images, size: int | None = None) -> Float[Tensor, "b width"]:
+        """Do what `forward` does, and trust that floats lie in [0, 1], as `Views` makes them."""
+        if size is not None:
+            return self.tokens(images, size=size)[:, 0]
+        return self.backbone((self.resized(images) - self.mean) / self.std)
+
+    def tokens(self, images: Images, *, size: int | None = None, keep: Kept = None) -> Tokens:
         """Return [CLS] and the patches' tokens, of small pictures or of some patches only.
 
         Args:
             images: uint8, or floats in [0, 1]; other sizes are resized.
             size: Side in pixels to work at; ``None`` for ``image_size``. The position
-                embeddings are interpolated to the new grid (DINO, as multi-crop needs it).
+                embeddings are interpolated to the new grid (DINO, as multi-crop needs it), by
+                timm and with antialiasing, which DINO's published code does without: on a
+                smaller grid the two differ.
             keep: For each picture, which patches are encoded; ``None`` for all. The others are
                 never looked at (MAE, section 3). A convolutional stem looks over the borders of
                 a patch and would see them: it must take its patches ``apart`` (see `ConvStem`).
@@ -95,12 +92,10 @@ class ImageEncoder(nn.Module):
                 )
             patches = stem(pixels, keep)
         else:  # its own forward would insist on one size
-            patches = stem.norm(stem.proj(pixels).flatten(2).transpose(1, 2))
-            patches = patches if keep is None else choose(patches, keep)
+            patches = choose(stem.norm(stem.proj(pixels).flatten(2).transpose(1, 2)), keep)
         if grid != stem.grid_size:
             position = resample_abs_pos_embed(position, list(grid), list(stem.grid_size))
-        place = position[:, 1:].expand(len(patches), -1, -1)
-        patches = patches + (place if keep is None else choose(place, keep))
+        patches = patches + choose(position[:, 1:].expand(len(patches), -1, -1), keep)
         cls = (backbone.cls_token + position[:, :1]).expand(len(patches), -1, -1)
         tokens = backbone.pos_drop(torch.cat([cls, patches], dim=1))  # (b, 1 + patches, width)
         return backbone.norm(backbone.blocks(backbone.norm_pre(tokens)))
@@ -127,86 +122,105 @@ class ImageEncoder(nn.Module):
             ValueError: If the backbone is something else, or has no [CLS] or no learned positions.
         """
         model = self.backbone
-        if (
-            not isinstance(model, VisionTransformer)
-            or model.cls_token is None
-            or model.pos_embed is None
-            or model.pos_embed.shape[1] != 1 + model.patch_embed.num_patches
-        ):
+        suits = isinstance(model, VisionTransformer) and model.cls_token is not None
+        places = model.pos_embed.shape[1] if suits and model.pos_embed is not None else 0
+        if not suits or places != 1 + model.patch_embed.num_patches:
             raise ValueError(
-                f"{self.config.timm_name or type(model).__name__} has no patches to choose "
-                "from: expected a vision transformer with one [CLS] token and learned "
-                "positions, such as vit_small_patch16_224"
+                f"{self.config.timm_name or type(model).__name__} has no patches to choose from: "
+                "expected a vision transformer with one [CLS] token and learned positions"
             )
         return model
 
-    def resized(
-        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], size: int | None = None
-    ) -> Float[Tensor, "b 3 size size"]:
+    def resized(self, images: Images, size: int | None = None) -> Float[Tensor, "b 3 size size"]:
         """Return pictures in [0, 1] at a side in pixels; ``None`` for ``image_size``."""
-        pixels, size = as_float(images), self.config.image_size if size is None else size
+        pixels = images if images.is_floating_point() else as_float(images)
+        size = self.config.image_size if size is None else size
         if pixels.shape[-2:] == (size, size):
             return pixels
         # The whole batch at once and on the device: 32×32 becomes 224×224 here, not on disk.
-        return F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+        resized = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+        return resized.clamp(0, 1)  # bicubic weights are negative in part: edges overshoot
 
 
-def _vision_transformer(config: VisionConfig) -> nn.Module:
-    if config.kind == "timm":
-        return _timm_model(config)
-    if config.kind not in ("plain", "conv_stem", APART):
-        raise ValueError(
-            f"unknown vision encoder {config.kind!r}; choose 'plain', 'conv_stem', "
-            f"{APART!r} or 'timm'"
-        )
-    if config.image_size % config.patch_size:
-        raise ValueError(
-            f"patches of {config.patch_size} pixels do not tile a picture of "
-            f"{config.image_size}: choose a size that divides"
-        )
-    if config.width % config.heads:
-        raise ValueError(f"width {config.width} does not divide among {config.heads} heads")
-    stem = partial(ConvStem, norm=config.norm, halve=config.halve, apart=config.kind == APART)
-    return VisionTransformer(
-        img_size=config.image_size,
-        patch_size=config.patch_size,
-        embed_dim=config.width,
-        depth=config.depth,
-        num_heads=config.heads,
-        num_classes=0,
-        # Weights scaled to the width (Xavier). The usual fixed 0.02 suits wide models; at 64 or
-        # 128 it starves [CLS] of signal and the loss stays on its plateau for epochs.
-        weight_init="jax",
-        embed_layer=PatchEmbed if config.kind == "plain" else stem,
-    )
+@torch.no_grad()
+def cls_attention(
+    encoder: ImageEncoder, images: Images, size: int | None = None
+) -> Float[Tensor, "b heads rows columns"]:
+    """Return how much [CLS] attends to each patch in the last block.
 
+    The weights of a head sum to one over all tokens; what is missing here is what [CLS] gives
+    to itself. The encoder is used in the mode it is in: call ``eval()`` first.
 
-def _timm_model(config: VisionConfig) -> nn.Module:
-    """Build a timm model by name, with random, published or own weights."""
-    name, _, tag = config.timm_name.partition(".")
-    if not timm.is_model(name) or (tag and config.timm_name not in timm.list_pretrained(name)):
-        raise ValueError(
-            f"timm has no model {config.timm_name!r}; see timm.list_models() and, for what "
-            "follows the dot, timm.list_pretrained()"
-        )
-    download = config.weights == "timm"
+    Args:
+        encoder: With a vision transformer.
+        images: uint8, or floats in [0, 1]; other sizes are resized.
+        size: Side in pixels to work at; ``None`` for ``image_size``. A larger one gives a finer
+            map (position embeddings are interpolated).
+
+    Raises:
+        ValueError: As `ImageEncoder.tokens`.
+
+    References:
+        Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers" (DINO),
+        figures 1 and 3.
+    """
+    last = encoder.transformer.blocks[-1].attn
+    seen: list[Tensor] = []  # what the last attention is given; fused kernels hide their weights
+    hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
-        model = timm.create_model(config.timm_name, pretrained=download, num_classes=0)
-    except (OSError, RuntimeError) as error:
-        if not download:
-            raise
-        raise FileNotFoundError(
-            f"the weights of {config.timm_name} are not on this machine and could not be "
-            "downloaded: connect to the network once, or set VisionConfig.weights to the path "
-            "of a .safetensors state dict"
-        ) from error
-    patches, size = getattr(model, "patch_embed", None), config.image_size
-    strict = getattr(patches, "strict_img_size", False)  # a model of one size, as most are
-    if strict and (fixed := getattr(patches, "img_size", None)) not in (None, (size, size)):
-        raise ValueError(
-            f"{config.timm_name} takes pictures of {fixed}, but image_size is {size}: set "
-            "VisionConfig.image_size to that, and pictures are resized on the device"
+        encoder.tokens(as_float(images), size=size)
+    finally:
+        hook.remove()
+    b, n, _ = seen[0].shape
+    qkv = last.qkv(seen[0]).reshape(b, n, 3, last.num_heads, last.head_dim)
+    query, key, _ = qkv.permute(2, 0, 3, 1, 4)  # (b, heads, n, head_dim) each
+    query, key = last.q_norm(query[:, :, :1]), last.k_norm(key)
+    weights = (last.scale * query @ key.transpose(2, 3)).softmax(dim=3)  # (b, heads, 1, n)
+    return weights[:, :, 0, 1:].unflatten(2, encoder.grid(size))
+
+
+class ProjectionHead(nn.Sequential):
+    """An MLP from an encoder's space to the shared one, ``(b, width)`` to ``(b, dim)``.
+
+    Args:
+        width: Of the encoder.
+        hidden: Of the hidden layers.
+        dim: Of the shared space.
+        depth: Number of hidden layers; 0 leaves one linear map.
+        norm: Whether each hidden layer has a batch norm, which then lets the rows of a batch see
+            each other while training.
+    """
+
+    def __init__(
+        self, width: int, hidden: int, dim: int, depth: int = 1, *, norm: bool = False
+    ) -> None:
+        layers: list[nn.Module] = []
+        for _ in range(depth):
+            layers += [nn.Linear(width, hidden), *([nn.BatchNorm1d(hidden)] * norm), nn.GELU()]
+            width = hidden
+        super().__init__(*layers, nn.Linear(width, dim))
+
+
+class BatchNormHead(nn.Sequential):
+    """An MLP with one hidden layer and a batch norm in it, ``(b, width)`` to ``(b, dim)``.
+
+    BYOL's projector and predictor, and MoCo's head. While training, a batch norm lets the
+    pictures of a batch see each other: each is measured against the mean of all. Grill et al. 2020
+    (BYOL), section 3.3.
+
+    Args:
+        width: Of what comes in.
+        hidden: Of the hidden layer.
+        dim: Of what goes out.
+        norm_output: Whether each dimension of the result is brought to mean 0 and variance 1 as
+            well.
+    """
+
+    def __init__(self, width: int, hidden: int, dim: int, *, norm_output: bool = False) -> None:
+        super().__init__(
+            nn.Linear(width, hidden, bias=False),  # the norm brings a shift of its own
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, dim),
+            *([nn.BatchNorm1d(dim, affine=False)] if norm_output else []),
         )
-    if config.weights and not download:
-        load_weights(model, config.weights)
-    return model

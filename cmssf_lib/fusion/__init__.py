@@ -3,19 +3,23 @@
 All models take the same dictionary of modalities and say what is missing the same way:
 ``model(inputs, present)`` → logits. They differ in where the modalities meet: in the data
 (`EarlyFusion`), in the features (`FeatureFusion`), in the answers (`LateFusion`), or again and
-again on the way (`CoAttention`). `FusionClassifier` is what `fit` trains.
+again on the way (`CoAttention`). The first and the last have one encoder for all (`joint.py`),
+the other two one for each modality (`separate.py`). `FusionClassifier` is what `fit` trains.
 """
 
-from cmssf_lib.fusion.blocks import Attention, Block, attention
-from cmssf_lib.fusion.classifier import FusionClassifier
-from cmssf_lib.fusion.coattention import CoAttention, CoAttentionLayer, CrossAttention
-from cmssf_lib.fusion.early import EarlyFusion
-from cmssf_lib.fusion.feature import FeatureFusion
-from cmssf_lib.fusion.inputs import MODALITIES, RULES, gather, hide
-from cmssf_lib.fusion.late import LateFusion
+from cmssf_lib.fusion.classifier import RULES, FusionClassifier
+from cmssf_lib.fusion.inputs import FusionConfig, collect_masks, hide
+from cmssf_lib.fusion.joint import (
+    CoAttention,
+    CoAttentionLayer,
+    CrossAttention,
+    EarlyFusion,
+    mean_token,
+)
+from cmssf_lib.fusion.separate import FeatureFusion, LateFusion, weighted_mean
+from cmssf_lib.fusion.streams import Attention, Block, attention
 
 __all__ = [
-    "MODALITIES",
     "RULES",
     "Attention",
     "Block",
@@ -25,8 +29,11 @@ __all__ = [
     "EarlyFusion",
     "FeatureFusion",
     "FusionClassifier",
+    "FusionConfig",
     "LateFusion",
     "attention",
-    "gather",
+    "collect_masks",
     "hide",
+    "mean_token",
+    "weighted_mean",
 ]

@@ -1,30 +1,27 @@
 """The method that `fit` trains: any fusion model, on pictures, captions and sounds."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn import functional as F
 
-from cmssf_lib.captions import tokenize, word_tokenizer
 from cmssf_lib.data import Batch, ImageTextData, batches
-from cmssf_lib.fusion.coattention import CoAttention
-from cmssf_lib.fusion.early import EarlyFusion
-from cmssf_lib.fusion.feature import FeatureFusion
-from cmssf_lib.fusion.inputs import check_config
-from cmssf_lib.fusion.late import LateFusion
-from cmssf_lib.presets import FusionConfig
+from cmssf_lib.encoders import tokenize, word_tokenizer
+from cmssf_lib.fusion.inputs import FusionConfig, FusionModel, Masks, collect_masks
+from cmssf_lib.fusion.joint import CoAttention, EarlyFusion
+from cmssf_lib.fusion.separate import FeatureFusion, LateFusion
+from cmssf_lib.methods.base import Method, evaluating
 
-MODELS: Mapping[str, type[nn.Module]] = {
-    "early": EarlyFusion,
-    "feature": FeatureFusion,
-    "late": LateFusion,
-    "coattention": CoAttention,
+MODELS: Mapping[str, type[FusionModel]] = {
+    model.kind: model for model in (EarlyFusion, FeatureFusion, LateFusion, CoAttention)
 }
+RULES = {kind: model.rules for kind, model in MODELS.items()}
 
 
-class FusionClassifier(nn.Module):
+class FusionClassifier(Method):
     """Answers with a class what several modalities show.
 
     Args:
@@ -39,11 +36,12 @@ class FusionClassifier(nn.Module):
         ValueError: If the configuration is inconsistent, or there are no captions to build from.
     """
 
+    lasting = ("",)
+
     def __init__(self, config: FusionConfig, captions: Sequence[str], classes: int) -> None:
         super().__init__()
-        check_config(config, config.kind)
-        if classes < 2:
-            raise ValueError(f"there must be two classes or more to tell apart; got {classes}")
+        if config.kind not in MODELS:
+            raise ValueError(f"unknown kind of fusion {config.kind!r}; choose {', '.join(MODELS)}")
         self.config = config
         reads = "text" in config.modalities
         self.tokenizer = word_tokenizer(captions, config.max_length) if reads else None
@@ -61,31 +59,21 @@ class FusionClassifier(nn.Module):
             ValueError: If the data has no sounds but the model takes them, or `hide` names
                 what the model does not take.
         """
-        if unknown := [name for name in hide if name not in self.config.modalities]:
-            raise ValueError(
-                f"cannot hide {unknown[0]!r}; this model takes {', '.join(self.config.modalities)}"
-            )
-        found = {}
-        for name in self.config.modalities:
-            if name in hide:
-                continue
-            if name == "image":
-                found[name] = batch.images
-            elif name == "text":
-                assert self.tokenizer is not None
-                # Each different caption is tokenized once.
-                ids, _ = tokenize(self.tokenizer, batch.captions, batch.images.device)
-                found[name] = ids[batch.caption_index]
-            elif batch.sounds is None:
-                raise ValueError(
-                    "this model takes sounds, but the data has none: load data with sounds, or "
-                    "leave 'sound' out of FusionConfig.modalities"
-                )
-            else:
-                found[name] = batch.sounds
-        return found
+        takes = self.config.modalities
+        if unknown := [name for name in hide if name not in takes]:
+            raise ValueError(f"cannot hide {unknown[0]!r}: this model takes {', '.join(takes)}")
+        found = {"image": batch.images}
+        if self.tokenizer is not None:  # each different caption is tokenized once
+            ids, _ = tokenize(self.tokenizer, batch.captions, batch.images.device)
+            found["text"] = ids[batch.caption_index]
+        if batch.sounds is not None:
+            found["sound"] = batch.sounds
+        wanted = [name for name in takes if name not in hide]
+        if "sound" in wanted and "sound" not in found:
+            raise ValueError("this model takes sounds, but the data has none: load it with sounds")
+        return {name: found[name] for name in wanted}
 
-    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Compare the answers with the labels.
 
         Returns:
@@ -103,19 +91,11 @@ class FusionClassifier(nn.Module):
         right = logits.detach().argmax(dim=1) == batch.labels
         return {"loss": loss, "accuracy": right.float().mean()}
 
-    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Return `loss`; PyTorch's wrappers for several processes call a module this way."""
-        return self.loss(batch)
-
-    def after_step(self, progress: float) -> None:
-        """Do nothing: there is no momentum encoder and no queue."""
-
-    @torch.no_grad()
     def predict(
         self,
         data: ImageTextData,
         *,
-        present: Mapping[str, Tensor] | None = None,
+        present: Masks = None,
         hide: Sequence[str] = (),
         rule: str | None = None,
         batch_size: int = 512,
@@ -133,24 +113,20 @@ class FusionClassifier(nn.Module):
             Log-probabilities, on the data's device.
 
         Raises:
-            ValueError: As the model's `gather`; a mask must be as long as the data; only late
+            ValueError: As `collect_masks`; a mask must be as long as the data; only late
                 fusion takes a rule.
             RuntimeError: If the rule of a late fusion has not been fitted.
         """
-        model, answers = self.model, []
-        if rule is not None and not isinstance(model, LateFusion):
-            raise ValueError(
-                f"only late fusion can change its rule after training; this is {self.config.kind}"
-            )
-        for inputs, masks in self._evaluation(data, present or {}, hide, batch_size):
-            if rule is not None and isinstance(model, LateFusion):
-                answer = model.combine(*model.log_probabilities(inputs, masks), rule)
-            else:
-                answer = model(inputs, masks)
-            answers.append(answer.log_softmax(dim=1))
-        return torch.cat(answers).to(data.images.device)
+        takes, present = self.config.modalities, present or {}
+        collect_masks(dict.fromkeys(takes, data.labels), present, takes)  # refuses what cannot be
+        model = self.model if rule is None else partial(self._late(), rule=rule)
+        answers = []
+        with evaluating(self):
+            for batch in self._in_order(data, batch_size):
+                here = {n: mask[batch.index.to(mask.device)] for n, mask in present.items()}
+                answers.append(model(self.inputs(batch, hide), here))
+        return torch.cat(answers).log_softmax(dim=1).to(data.images.device)
 
-    @torch.no_grad()
     def fit_rule(self, validation: ImageTextData, *, batch_size: int = 512) -> None:
         """Fit how late fusion weighs its models, on data held out from training.
 
@@ -161,36 +137,19 @@ class FusionClassifier(nn.Module):
         Raises:
             ValueError: If the model is no late fusion, or a class is missing.
         """
-        if not isinstance(self.model, LateFusion):
-            raise ValueError(f"only late fusion has a rule to fit; this is {self.config.kind}")
-        parts = [
-            self.model.log_probabilities(inputs, masks)
-            for inputs, masks in self._evaluation(validation, {}, (), batch_size)
-        ]
+        model = self._late()
+        with evaluating(self):
+            in_order = self._in_order(validation, batch_size)
+            parts = [model.log_probabilities(self.inputs(batch)) for batch in in_order]
         answers, presence = (torch.cat(part) for part in zip(*parts, strict=True))
-        self.model.fit_to(answers, presence, validation.labels)
+        model.fit_rules(answers, presence, validation.labels)
 
-    def _evaluation(
-        self,
-        data: ImageTextData,
-        present: Mapping[str, Tensor],
-        hidden: Sequence[str],
-        batch_size: int,
-    ) -> Iterator[tuple[dict[str, Tensor], dict[str, Bool[Tensor, " b"]]]]:
-        """Go through data in order, in evaluation mode; put the modes back afterwards."""
-        for name, mask in present.items():
-            if mask.shape != (len(data),):
-                raise ValueError(
-                    f"the mask of {name!r} has shape {tuple(mask.shape)}; expected "
-                    f"({len(data)},), one value an example of {data.name}"
-                )
-        device = next(self.parameters()).device
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            for batch in batches(data.to(device), batch_size, shuffle=False, drop_last=False):
-                masks = {name: mask.to(device)[batch.index] for name, mask in present.items()}
-                yield self.inputs(batch, hidden), masks
-        finally:
-            for module, mode in modes:
-                module.training = mode
+    def _late(self) -> LateFusion:
+        if not isinstance(self.model, LateFusion):
+            raise ValueError(f"only late fusion has rules to choose; this is {self.model.kind}")
+        return self.model
+
+    def _in_order(self, data: ImageTextData, batch_size: int) -> Iterator[Batch]:
+        """Bring the data to where the model is, batch by batch."""
+        data = data.to(next(self.parameters()).device)
+        return batches(data, batch_size, shuffle=False, drop_last=False)

@@ -1,26 +1,41 @@
-"""What every fusion model is given: some modalities, and which examples have which."""
+"""What all fusion models share: settings, what they are given, and which modality is missing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
-
-from cmssf_lib.presets import FusionConfig
+from jaxtyping import Bool, Float, Shaped
+from torch import Generator, Tensor, nn
 
 MODALITIES = ("image", "text", "sound")
-RULES = {
-    "early": ("tokens", "channels"),
-    "feature": ("concat", "gated", "bilinear"),
-    "late": ("mean", "weighted", "stacked"),
-    "coattention": ("separate", "shared"),
-}
-Inputs = Mapping[str, Tensor]
+Inputs = Mapping[str, Tensor]  # modality → one row for each example
+Masks = Mapping[str, Tensor] | None  # modality → (b,) bool: which examples have it; None: all do
+Presence = Bool[Tensor, "b m"]  # which example has which modality
+Logits = Float[Tensor, "b classes"]
 
 
-def gather(
-    inputs: Inputs, present: Mapping[str, Tensor] | None, modalities: tuple[str, ...]
-) -> tuple[dict[str, Tensor], Bool[Tensor, "b m"]]:
+@dataclass(frozen=True)
+class FusionConfig:
+    """A model that answers from several modalities at once."""
+
+    kind: str  # where the modalities meet: early, feature, late or coattention
+    rule: str  # how they meet; one of the rules of this kind
+    modalities: tuple[str, ...]  # which of them the model takes
+    image_size: tuple[int, int]  # height and width of the pictures, in pixels
+    patch_size: int  # side of a patch in pixels; the convolutional stem needs 4
+    width: int  # length of a token
+    depth: int  # transformer blocks that a token goes through
+    heads: int  # attention heads in each block
+    rank: int  # factors of the bilinear form (rule "bilinear")
+    norm_first: bool  # co-attention: norms before each part, or after it as in the papers
+    hidden: int  # width of the layer before the answer (feature level, co-attention)
+    max_length: int  # longest text in tokens, [CLS] and [SEP] counted
+    samples: int  # length of every sound; 0.1 seconds at 8 kHz
+    mels: int  # bands of a sound's spectrogram
+    modality_dropout: float = 0.0  # chance that an example loses a modality in a training step
+
+
+def collect_masks(inputs: Inputs, present: Masks, modalities: tuple[str, ...]) -> Presence:
     """Check what a model is given, and put all masks into one.
 
     Args:
@@ -29,49 +44,41 @@ def gather(
         present: For a modality, ``(b,)`` bool: which examples have it. Without a mask all do.
         modalities: What the model takes, in its order.
 
-    Returns:
-        The inputs, and which example has which modality.
-
     Raises:
         ValueError: If a modality is unknown, lengths differ, an example has nothing at all, or
             a mask has another shape or belongs to no input.
         TypeError: If a mask is not bool.
     """
     present = present or {}
+    takes = ", ".join(modalities)
+    if not inputs:
+        raise ValueError(f"every modality is missing: give at least one of {takes}")
+    (first, example), *_ = inputs.items()
+    n = len(example)
+    presence = torch.zeros(n, len(modalities), dtype=torch.bool, device=example.device)
     for name in (*inputs, *present):
         if name not in modalities:
-            raise ValueError(f"unknown modality {name!r}; this model takes {', '.join(modalities)}")
-    if not inputs:
-        raise ValueError(f"every modality is missing; give at least one of {', '.join(modalities)}")
-    (first, example), *others = inputs.items()
-    for name, value in others:
-        if len(value) != len(example):
+            raise ValueError(f"unknown modality {name!r}: this model takes {takes}")
+        if name not in inputs:
+            raise ValueError(f"a mask for {name!r}, which is not among the inputs: leave it out")
+        if len(inputs[name]) != n:
             raise ValueError(
-                f"batches of different lengths: {first!r} holds {len(example)} examples and "
-                f"{name!r} {len(value)}"
+                f"{first!r} holds {n} examples and {name!r} {len(inputs[name])}: give every "
+                "modality the same number, and mask those that are missing"
             )
-    presence = torch.zeros(len(example), len(modalities), dtype=torch.bool, device=example.device)
-    for name in inputs:
         presence[:, modalities.index(name)] = True
     for name, mask in present.items():
-        if name not in inputs:
-            raise ValueError(f"a mask for {name!r}, but {name!r} is not among the inputs")
         if mask.dtype != torch.bool:
             raise TypeError(f"the mask of {name!r} must be bool; got {mask.dtype}")
-        if mask.shape != (len(example),):
-            raise ValueError(
-                f"the mask of {name!r} has shape {tuple(mask.shape)}; expected "
-                f"({len(example)},), one value an example"
-            )
+        if mask.shape != (n,):
+            raise ValueError(f"the mask of {name!r} has shape {tuple(mask.shape)}; expected ({n},)")
         presence[:, modalities.index(name)] = mask.to(example.device)
     if len(nothing := (~presence.any(dim=1)).nonzero()):
-        raise ValueError(f"every modality of example {int(nothing[0])} is missing")
-    return dict(inputs), presence
+        raise ValueError(f"every modality of example {int(nothing[0])} is missing: leave it out")
+    return presence
 
 
-def hide(
-    presence: Bool[Tensor, "b m"], probability: float, generator: torch.Generator | None = None
-) -> Bool[Tensor, "b m"]:
+def hide(presence: Presence, probability: float, generator: Generator | None = None) -> Presence:
     """Hide modalities at random, but never the last one an example has: modality dropout.
 
     Args:
@@ -91,32 +98,105 @@ def hide(
     return kept.scatter(1, draw.argmax(dim=1, keepdim=True), True)
 
 
-def check_config(config: FusionConfig, kind: str) -> None:
-    """Refuse settings that no model of this kind can have.
+class FusionModel(nn.Module):
+    """What the four kinds of models share; each answers ``model(inputs, present)`` with logits.
+
+    Args:
+        config: Sizes and rule.
+        vocabulary: Number of different token ids.
+        classes: Number of answers.
 
     Raises:
-        ValueError: Naming the field and what it may be.
+        ValueError: If the configuration is inconsistent.
     """
-    if kind not in RULES:
-        raise ValueError(f"unknown kind of fusion {kind!r}; choose one of {', '.join(RULES)}")
-    if config.rule not in RULES[kind]:
-        raise ValueError(
-            f"unknown rule {config.rule!r} for {kind} fusion; choose one of "
-            f"{', '.join(RULES[kind])}"
-        )
-    names = config.modalities
-    if not names or len(set(names)) < len(names) or not set(names) <= set(MODALITIES):
-        raise ValueError(
-            f"modalities are one or more of {', '.join(MODALITIES)}, each once; got {names}"
-        )
-    if kind == "coattention" and len(names) != 2:
-        raise ValueError(f"co-attention joins exactly two modalities; got {names}")
-    if config.width % config.heads:
-        raise ValueError(f"width {config.width} does not divide among {config.heads} heads")
-    if not 0 <= config.modality_dropout < 1:
-        raise ValueError(f"modality_dropout is 0 to under 1; got {config.modality_dropout}")
-    if "image" in names and any(side % 4 or side < 4 for side in config.image_size):
-        raise ValueError(
-            f"the convolutional stem reduces by 4: height and width must be multiples of 4; got "
-            f"{config.image_size}"
-        )
+
+    kind: str  # where the modalities meet
+    rules: tuple[str, ...]  # how they can meet there
+    hides_inputs = True  # modality dropout: of what goes in, or (late fusion) of what comes out
+
+    def __init__(self, config: FusionConfig, vocabulary: int, classes: int) -> None:
+        super().__init__()
+        self._require(config, classes)
+        self.config, self.vocabulary, self.classes = config, vocabulary, classes
+        self.add_parts(config, classes)
+        self.apply(initialise)
+
+    def add_parts(self, config: FusionConfig, classes: int) -> None:
+        """Make what this kind of model consists of."""
+        raise NotImplementedError
+
+    def _require(self, config: FusionConfig, classes: int) -> None:
+        """Refuse settings that no model of this kind can have."""
+        names, known, rules = config.modalities, ", ".join(MODALITIES), ", ".join(self.rules)
+        wrong = ""
+        if config.rule not in self.rules:
+            wrong = f"unknown rule {config.rule!r} for {self.kind} fusion; choose one of {rules}"
+        elif not names or len(set(names) & set(MODALITIES)) < len(names):
+            wrong = f"modalities are one or more of {known}, each once; got {names}"
+        elif self.kind == "coattention" and len(names) != 2:
+            wrong = f"co-attention joins exactly two modalities; got {names}: name two"
+        elif config.width % config.heads:
+            wrong = f"width {config.width} does not divide among {config.heads} heads"
+        elif not 0 <= config.modality_dropout < 1:
+            wrong = f"modality_dropout is from 0 to under 1; got {config.modality_dropout}"
+        elif "image" in names and any(side % 4 or side < 4 for side in config.image_size):
+            wrong = f"height and width of a picture are multiples of 4; got {config.image_size}"
+        elif classes < 2:
+            wrong = f"there must be two classes or more to tell apart; got {classes}"
+        if wrong:
+            raise ValueError(wrong)
+
+    def for_each(self, make: Callable[[FusionConfig, str, int], nn.Module]) -> nn.ModuleDict:
+        """Make one module for each modality."""
+        names = self.config.modalities
+        return nn.ModuleDict({name: make(self.config, name, self.vocabulary) for name in names})
+
+    def each_present(
+        self, modules: nn.ModuleDict, inputs: Inputs, present: Masks
+    ) -> tuple[dict[str, tuple[Shaped[Tensor, "b ..."], ...]], Presence]:
+        """Run each modality's module on the examples that have it, and on no other.
+
+        So what stands in the place of a missing modality can neither reach the answer nor the
+        statistics of a batch norm. Modality dropout hides some while training.
+
+        Returns:
+            For each modality that any example has, what its module returned, with zeros (and
+            "not real") in the rows of the others; and which example has which modality.
+        """
+        presence = collect_masks(inputs, present, self.config.modalities)
+        if self.training and self.hides_inputs:
+            presence = hide(presence, self.config.modality_dropout)
+        found = {}
+        for (name, module), here in zip(modules.items(), presence.T, strict=True):
+            if here.any():
+                result = module(inputs[name] if here.all() else inputs[name][here])
+                parts = result if isinstance(result, tuple) else (result,)
+                found[name] = tuple(in_place(part, here) for part in parts)
+        return found, presence
+
+    def vectors(
+        self, modules: nn.ModuleDict, inputs: Inputs, present: Masks
+    ) -> tuple[Float[Tensor, "b m length"], Presence]:
+        """Return as `each_present` the modules' vectors, zeros where a modality is missing."""
+        found, presence = self.each_present(modules, inputs, present)
+        nothing = torch.zeros_like(next(iter(found.values()))[0])
+        return torch.stack([found.get(n, (nothing,))[0] for n in modules], dim=1), presence
+
+
+def in_place(rows: Shaped[Tensor, "k ..."], here: Bool[Tensor, " b"]) -> Shaped[Tensor, "b ..."]:
+    """Put the rows where ``here`` is true, and zeros elsewhere."""
+    if len(rows) == len(here):
+        return rows
+    whole = rows.new_zeros(len(here), *rows.shape[1:])
+    whole[here] = rows
+    return whole
+
+
+def initialise(module: nn.Module) -> None:
+    """Scale a linear layer to its width (Xavier); for ``model.apply``.
+
+    The usual fixed 0.02 suits a width of 768; at 48 it starves a model of signal.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)

@@ -1,80 +1,212 @@
-"""How each modality becomes tokens, and tokens one vector."""
+"""From a modality to tokens, and from tokens to one vector: attention and transformer blocks."""
 
 import torch
-from jaxtyping import Bool, Float, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cmssf_lib.encoders import AudioTokens, ConvStem
-from cmssf_lib.fusion.blocks import Block
-from cmssf_lib.fusion.inputs import Inputs
-from cmssf_lib.presets import FusionConfig
+from cmssf_lib.fusion.inputs import FusionConfig
+from cmssf_lib.methods.base import Images
 from cmssf_lib.views import as_float
 
-Images = UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
-Tokens = tuple[Float[Tensor, "b n width"], Bool[Tensor, "b n"]]
-Parts = tuple[Shaped[Tensor, "b ..."], ...]
+Tokens = Float[Tensor, "b n width"]
+Real = Bool[Tensor, "b n"]  # which tokens are real: no padding, and of no missing modality
+Context = Float[Tensor, "b k width"]  # the tokens that are looked at
+Seen = Bool[Tensor, "b k"] | None  # which of these are real; None for all
+Weights = Float[Tensor, "b heads n k"]  # how much each token looks at each; rows sum to 1
+
+
+def attention(
+    query: Float[Tensor, "b heads n d"],
+    key: Float[Tensor, "b heads k d"],
+    value: Float[Tensor, "b heads k d"],
+    real: Seen = None,
+) -> tuple[Float[Tensor, "b heads n d"], Weights]:
+    """Let each query collect the values of the keys that it matches.
+
+    Args:
+        query: What is asked.
+        key: What each token offers.
+        value: What it gives away.
+        real: Which keys may be looked at; padding and missing modalities may not.
+
+    Returns:
+        For each query the weighted mean of the values, and the weights, which sum to 1. Where
+        no key is real, both are 0.
+
+    References:
+        Vaswani et al. 2017, "Attention is all you need", equation 1.
+    """
+    scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5  # (b, heads, n, k)
+    ignored = scores.new_zeros((), dtype=torch.bool) if real is None else ~real[:, None, None]
+    # Not -inf: a row of nothing else would be 0/0, and its gradient not a number.
+    scores = scores.masked_fill(ignored, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(dim=-1).masked_fill(ignored, 0.0)
+    return weights @ value, weights
+
+
+class Attention(nn.Module):
+    """Attention with what is learned: queries, keys, values and an output, as matrices.
+
+    Args:
+        width: Length of a token.
+        heads: How many attentions stand side by side, each on its part of the width.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tokens, context: Context, real: Seen = None) -> tuple[Tokens, Weights]:
+        """Let the tokens ``x`` look at ``context``; return what they find and the weights."""
+        whole = (self.query(x), self.key(context), self.value(context))
+        # (b, n, width) -> (b, n, heads, d) -> (b, heads, n, d)
+        query, key, value = (p.unflatten(2, (self.heads, -1)).transpose(1, 2) for p in whole)
+        found, weights = attention(query, key, value, real)
+        return self.out(found.transpose(1, 2).flatten(2)), weights
+
+
+class Block(nn.Module):
+    """A transformer block: tokens look at each other, then each thinks for itself.
+
+    The norms stand before the two parts ("pre-norm"), so that a sum runs from the first token
+    to the last block undisturbed; such a block trains without a long warm-up.
+
+    Args:
+        width: Length of a token.
+        heads: Attention heads.
+
+    References:
+        Xiong et al. 2020, "On layer normalization in the transformer architecture", figure 1b.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.mlp = mlp(width, 4 * width, width)
+
+    def forward(self, x: Tokens, real: Real) -> Tokens:
+        """Return the tokens after one round; tokens that are not real are looked at by none."""
+        normed = self.norm1(x)
+        x = x + self.attention(normed, normed, real)[0]
+        return x + self.mlp(self.norm2(x))
+
+
+def mlp(before: int, hidden: int, after: int) -> nn.Sequential:
+    """Make an MLP with one hidden layer."""
+    return nn.Sequential(nn.Linear(before, hidden), nn.GELU(), nn.Linear(hidden, after))
+
+
+def learned(*shape: int) -> nn.Parameter:
+    """Draw a learned vector, or several, each of length about 1."""
+    return nn.Parameter(torch.randn(shape) * shape[-1] ** -0.5)
 
 
 class ImageTokens(nn.Module):
-    """One token for every 4×4 pixels of a picture.
-
-    Args:
-        config: ``image_size``, ``patch_size`` and ``width``.
-    """
+    """One token for every 4×4 pixels of a picture, row by row."""
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         self.size = config.image_size
         self.stem = ConvStem(self.size[0], config.patch_size, 3, config.width)
-        count = (self.size[0] // 4) * (self.size[1] // 4)
-        self.position = nn.Parameter(torch.randn(1, count, config.width) * config.width**-0.5)
+        self.position = learned(1, self.size[0] // 4 * (self.size[1] // 4), config.width)
 
-    def forward(self, images: Images) -> Tokens:
-        """Return tokens row by row, all of them real."""
-        tokens = self.stem(2 * pixels(images, self.size) - 1) + self.position
+    def forward(self, images: Images) -> tuple[Tokens, Real]:
+        """Return the tokens, all of them real."""
+        tokens = self.stem(pixels(images, self.size)) + self.position
         return tokens, all_real(tokens)
 
 
 class TextTokens(nn.Module):
-    """One token for every word.
-
-    Args:
-        config: ``max_length`` and ``width``.
-        vocabulary: Number of different token ids; 0 is padding.
-    """
+    """One token for every word; the token id 0 is padding, which is not real."""
 
     def __init__(self, config: FusionConfig, vocabulary: int) -> None:
         super().__init__()
-        width = config.width
-        self.word = nn.Embedding(vocabulary, width)
-        self.position = nn.Parameter(torch.randn(1, config.max_length, width) * width**-0.5)
-        nn.init.normal_(self.word.weight, std=width**-0.5)
+        self.word = nn.Embedding(vocabulary, config.width)
+        self.position = learned(1, config.max_length, config.width)
+        nn.init.normal_(self.word.weight, std=config.width**-0.5)
 
-    def forward(self, ids: Int64[Tensor, "b n"]) -> Tokens:
-        """Return tokens in their order; padding is not real."""
-        length = self.position.shape[1]
-        real = words(ids, self.word.num_embeddings, length)
+    def forward(self, ids: Int64[Tensor, "b n"]) -> tuple[Tokens, Real]:
+        """Return the tokens in their order."""
+        real = words(ids, self.word.num_embeddings, self.position.shape[1])
         return self.word(ids) + self.position[:, : ids.shape[1]], real
 
 
 class SoundTokens(nn.Module):
-    """One token for every frame of the spectrogram.
-
-    Args:
-        config: ``width``, ``mels`` and ``samples``.
-    """
+    """One token for every frame of a sound's spectrogram."""
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         self.frames = AudioTokens(config.width, config.mels, config.samples)
 
-    def forward(self, waveforms: Float[Tensor, "b samples"]) -> Tokens:
-        """Return tokens in their order, all of them real."""
+    def forward(self, waveforms: Float[Tensor, "b samples"]) -> tuple[Tokens, Real]:
+        """Return the tokens in their order, all of them real."""
         tokens = self.frames(waveforms)
         return tokens, all_real(tokens)
 
 
-class StreamEncoder(nn.Module):
+def make_stream(config: FusionConfig, name: str, vocabulary: int) -> nn.Module:
+    """Make what turns one modality into tokens; a text has so many different token ids."""
+    if name == "text":
+        return TextTokens(config, vocabulary)
+    return ImageTokens(config) if name == "image" else SoundTokens(config)
+
+
+def pixels(images: Images, size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
+    """Turn pictures into floats in [-1, 1], and refuse those of another size."""
+    if images.ndim == 4 and tuple(images.shape[2:]) != size:
+        raise ValueError(
+            f"this model was built for pictures of {size[0]}×{size[1]} pixels; got "
+            f"{images.shape[2]}×{images.shape[3]}: resize them, or set FusionConfig.image_size"
+        )
+    return 2 * as_float(images) - 1
+
+
+def words(ids: Int64[Tensor, "b n"], vocabulary: int, length: int) -> Real:
+    """Check token ids, and say which are words and not padding."""
+    if ids.ndim != 2 or ids.dtype != torch.int64:
+        raise ValueError(
+            f"text is token ids, int64 of shape (b, n); got {ids.dtype} of {tuple(ids.shape)}"
+        )
+    if ids.shape[1] > length:
+        raise ValueError(
+            f"a text of {ids.shape[1]} tokens; this model takes at most {length} (max_length)"
+        )
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+        raise ValueError(
+            f"token ids run from {int(ids.min())} to {int(ids.max())}; this model knows 0 to "
+            f"{vocabulary - 1}: use the tokenizer that it was built with"
+        )
+    return ids != 0
+
+
+def all_real(tokens: Tokens) -> Real:
+    """Return a mask that leaves nothing out."""
+    return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+
+
+class TokenReader(nn.Module):
+    """Reads one vector from a sequence of tokens: a learned [CLS], transformer blocks, a norm."""
+
+    def add_blocks(self, config: FusionConfig) -> None:
+        """Make what reads, after what is read."""
+        self.cls = learned(1, 1, config.width)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+
+    def read(self, tokens: Tokens, real: Real) -> Float[Tensor, "b width"]:
+        """Put [CLS] in front of the tokens, and return what the blocks make of it."""
+        tokens = torch.cat([self.cls.expand(len(tokens), -1, -1), tokens], dim=1)
+        real = F.pad(real, (1, 0), value=True)  # [CLS] is always real
+        for block in self.blocks:
+            tokens = block(tokens, real)
+        return self.norm(tokens[:, 0])
+
+
+class StreamEncoder(TokenReader):
     """One modality on its own: its tokens and a [CLS] through transformer blocks.
 
     Args:
@@ -86,93 +218,8 @@ class StreamEncoder(nn.Module):
     def __init__(self, config: FusionConfig, name: str, vocabulary: int) -> None:
         super().__init__()
         self.stream = make_stream(config, name, vocabulary)
-        self.cls = nn.Parameter(torch.randn(1, 1, config.width) * config.width**-0.5)
-        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width)
+        self.add_blocks(config)
 
     def forward(self, value: Shaped[Tensor, "b ..."]) -> Float[Tensor, "b width"]:
         """Return the [CLS] vector of each example."""
-        tokens, real = with_cls(self.cls, *self.stream(value))
-        for block in self.blocks:
-            tokens = block(tokens, real)
-        return self.norm(tokens[:, 0])
-
-
-def make_stream(config: FusionConfig, name: str, vocabulary: int) -> nn.Module:
-    """Make what turns one modality into tokens."""
-    if name == "text":
-        return TextTokens(config, vocabulary)
-    return ImageTokens(config) if name == "image" else SoundTokens(config)
-
-
-def each_present(
-    modules: nn.ModuleDict, inputs: Inputs, presence: Bool[Tensor, "b m"]
-) -> dict[str, Parts]:
-    """Run each modality's module on the examples that have it, and on no other.
-
-    So what stands in the place of a missing modality can neither reach the answer nor the
-    statistics of a batch norm.
-
-    Returns:
-        For each modality that any example has, what its module returned, with zeros (and
-        "not real") in the rows of the others.
-    """
-    out: dict[str, Parts] = {}
-    for i, (name, module) in enumerate(modules.items()):
-        here = presence[:, i]
-        if here.any():
-            result = module(inputs[name] if here.all() else inputs[name][here])
-            result = result if isinstance(result, tuple) else (result,)
-            out[name] = tuple(spread(part, here) for part in result)
-    return out
-
-
-def spread(rows: Shaped[Tensor, "k ..."], here: Bool[Tensor, " b"]) -> Shaped[Tensor, "b ..."]:
-    """Put the rows where ``here`` is true, and zeros elsewhere."""
-    if len(rows) == len(here):
-        return rows
-    whole = rows.new_zeros(len(here), *rows.shape[1:])
-    whole[here] = rows
-    return whole
-
-
-def with_cls(
-    cls: Float[Tensor, "1 1 width"],
-    tokens: Float[Tensor, "b n width"],
-    real: Bool[Tensor, "b n"],
-) -> tuple[Float[Tensor, "b n+1 width"], Bool[Tensor, "b n+1"]]:
-    """Put the learned [CLS] token in front; it is always real."""
-    tokens = torch.cat([cls.expand(len(tokens), -1, -1), tokens], dim=1)
-    return tokens, torch.cat([torch.ones_like(real[:, :1]), real], dim=1)
-
-
-def pixels(images: Images, size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
-    """Turn pictures into floats in [0, 1], and refuse those of another size."""
-    if images.ndim == 4 and tuple(images.shape[2:]) != size:
-        raise ValueError(
-            f"this model was built for pictures of {size[0]}×{size[1]} pixels; got "
-            f"{images.shape[2]}×{images.shape[3]}"
-        )
-    return as_float(images)
-
-
-def words(ids: Int64[Tensor, "b n"], vocabulary: int, length: int) -> Bool[Tensor, "b n"]:
-    """Check token ids and say which are words and not padding."""
-    if ids.ndim != 2 or ids.dtype != torch.int64:
-        raise ValueError(
-            f"text is token ids, int64 of shape (b, length); got {ids.dtype} of shape "
-            f"{tuple(ids.shape)}"
-        )
-    if ids.shape[1] > length:
-        raise ValueError(f"a text of {ids.shape[1]} tokens; this model takes at most {length}")
-    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
-        raise ValueError(
-            f"token ids run from {int(ids.min())} to {int(ids.max())}; this model knows 0 to "
-            f"{vocabulary - 1}"
-        )
-    return ids != 0
-
-
-def all_real(tokens: Float[Tensor, "b n width"]) -> Bool[Tensor, "b n"]:
-    """Return a mask that leaves nothing out."""
-    return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        return self.read(*self.stream(value))
