@@ -7,15 +7,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from settings import BYOLConfig, DINOConfig, TrainConfig, VisionConfig
 from torch import Tensor, nn
 
 from cmssf_lib.data import digit_scenes
 from cmssf_lib.data.batch import make_batch
+from cmssf_lib.encoders import ImageEncoder
 from cmssf_lib.losses import byol_loss, dino_loss, update_centre
 from cmssf_lib.methods import BYOL, DINO
-from cmssf_lib.methods import dino as dino_module
-from cmssf_lib.methods.memory import bytes_a_picture
-from cmssf_lib.presets import BYOLConfig, DINOConfig, TrainConfig, ViewsConfig, VisionConfig
+from cmssf_lib.presets import ViewsConfig
 from cmssf_lib.train import fit
 
 VISION = VisionConfig(kind="conv_stem", image_size=16, width=16, depth=1, heads=2)
@@ -38,12 +38,12 @@ def batch(data):
 
 def byol(vision: VisionConfig = VISION, **changes) -> BYOL:
     torch.manual_seed(0)
-    return BYOL(vision, dataclasses.replace(SMALL_BYOL, **changes))
+    return BYOL(ImageEncoder(vision), dataclasses.replace(SMALL_BYOL, **changes))
 
 
 def dino(vision: VisionConfig = VISION, **changes) -> DINO:
     torch.manual_seed(0)
-    return DINO(vision, dataclasses.replace(SMALL_DINO, **changes))
+    return DINO(ImageEncoder(vision), dataclasses.replace(SMALL_DINO, **changes))
 
 
 def logits(seed: int, views: int, b: int = 3, k: int = 4) -> list[Tensor]:
@@ -264,7 +264,7 @@ def test_byol_without_a_stopped_gradient_is_its_own_target(batch):
 
 def test_dino_logs_what_adds_up(batch):
     out = dino().train().loss(batch)
-    assert set(out) == {"loss", "teacher_entropy", "kl", "feature_std", "rank", "chance"}
+    assert set(out) == {"loss", "teacher_entropy", "kl", "embeddings", "chance"}
     assert float(out["chance"]) == pytest.approx(math.log(12))
     assert 0 <= float(out["teacher_entropy"]) <= math.log(12) + 1e-5
     assert float(out["kl"]) > -1e-5
@@ -278,7 +278,6 @@ def test_only_global_views_reach_the_teacher(batch, monkeypatch):
         encoder.backbone.patch_embed.register_forward_pre_hook(
             lambda _, x, name=name: seen[name].append(tuple(x[0].shape))
         )
-    method._fitting = 99
     method.loss(batch)
     assert seen["student"] == [(16, 3, 16, 16), (24, 3, 8, 8)]
     assert seen["teacher"] == [(16, 3, 16, 16)]
@@ -349,7 +348,7 @@ def test_the_head_has_a_batch_norm_when_asked(batch):
 
 
 def test_a_batch_norm_in_the_head_refuses_a_batch_of_one(data):
-    with pytest.raises(ValueError, match="a batch of 1: the batch norm"):
+    with pytest.raises(ValueError, match=r"a batch of 1 .*batch norm"):
         dino(head_norm=True).train().loss(make_batch(data, torch.tensor([0])))
 
 
@@ -358,40 +357,6 @@ def test_attention_is_a_map_of_the_patches(batch):
     assert maps.shape == (8, 2, 4, 4)
     assert maps.min() > 0
     assert (maps.sum(dim=(2, 3)) < 1).all()  # the rest goes to [CLS] itself
-
-
-def test_memory_is_measured_without_a_trace(batch):
-    method = dino().train()
-    before = {k: v.clone() for k, v in method.state_dict().items()}
-    torch.manual_seed(1)
-    method.step_bytes(4)
-    drawn = torch.rand(1)
-    torch.manual_seed(1)
-    assert torch.equal(torch.rand(1), drawn)
-    assert all(m.training for m in method.modules())
-    assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items())
-
-
-def test_memory_is_what_autograd_keeps():
-    """A linear layer keeps its input and no more; the weights are there once, however many."""
-    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 10, bias=False), nn.Tanh())
-    # The input, and tanh's output.
-    assert bytes_a_picture(network, network, 4) == 4 * (48 + 10)
-
-
-def test_twice_the_views_take_twice_the_memory():
-    per_crop = dino(local_crops=6).step_bytes(8) - dino(local_crops=4).step_bytes(8)
-    assert per_crop > 0
-    assert dino(local_crops=8).step_bytes(8) - dino(local_crops=6).step_bytes(8) == per_crop
-    assert dino().step_bytes(16) == 2 * dino().step_bytes(8)
-
-
-def test_more_local_crops_than_memory_are_refused_before_any_work(batch, monkeypatch):
-    monkeypatch.setattr(dino_module, "free_bytes", lambda _: 2_000_000)
-    method = dino(local_crops=64).train()
-    monkeypatch.setattr(dino_module, "multi_crop", lambda *_, **__: pytest.fail("work was done"))
-    with pytest.raises(MemoryError, match=r"64 small views .* GB, and 0\.0 GB are free: choose fe"):
-        method.loss(batch)
 
 
 @pytest.mark.parametrize(
@@ -427,7 +392,7 @@ def test_a_byol_that_cannot_be_is_refused(change, message):
 
 
 def test_byol_refuses_a_batch_of_one(data):
-    with pytest.raises(ValueError, match="a batch of 1: the batch norm"):
+    with pytest.raises(ValueError, match=r"a batch of 1 .*batch norm"):
         byol().loss(make_batch(data, torch.tensor([0])))
 
 
@@ -494,7 +459,7 @@ def test_all_state_is_in_the_state_dict(make, batch):
         method.loss(batch)
         method.after_step((i + 1) / 10)
     torch.manual_seed(99)
-    other = type(method)(VISION, method.config)
+    other = type(method)(ImageEncoder(VISION), method.config)
     other.load_state_dict(method.state_dict())
     losses = []
     for each in (method, other):

@@ -4,24 +4,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-
-from cmssf_lib.cmssf import CMSSF
-from cmssf_lib.data import batches, digit_scenes
-from cmssf_lib.encoders import ConvStem, ImageEncoder, load_weights
-from cmssf_lib.index import fingerprint
-from cmssf_lib.methods import DINO, SimCLR
-from cmssf_lib.presets import (
-    QUICK,
+from settings import (
     CMSSFConfig,
     DINOConfig,
     MAEConfig,
     SimCLRConfig,
     TextConfig,
     TrainConfig,
-    ViewsConfig,
     VisionConfig,
+    new_cmssf,
 )
-from cmssf_lib.runs import Run, build, run_config
+
+from cmssf_lib.build import build, image_encoder, preset_of, run_config, trained
+from cmssf_lib.data import batches, digit_scenes
+from cmssf_lib.encoders import ConvStem, ImageEncoder, load_weights
+from cmssf_lib.methods import DINO, SimCLR
+from cmssf_lib.presets import QUICK, ViewsConfig
+from cmssf_lib.runs import Run
+from cmssf_lib.share import fingerprint, from_pretrained, save_pretrained
 from cmssf_lib.train import fit
 
 VISION = VisionConfig(image_size=12, width=16, depth=1, heads=2)
@@ -41,9 +41,9 @@ def data():
 def joint(data, name, **changes):
     torch.manual_seed(0)
     kind, config = TASKS[name]
-    task = kind(VISION, config)
+    task = kind(ImageEncoder(VISION), config)
     cmssf = CMSSFConfig(dim=8, hidden=16, image_loss=name, **changes)
-    return CMSSF(VISION, TEXT, cmssf, data.unique_captions, image_task=task)
+    return new_cmssf(VISION, TEXT, cmssf, data.unique_captions, image_task=task)
 
 
 @BOTH
@@ -99,31 +99,34 @@ def test_a_joint_run_is_written_down_built_again_and_read(data, name, tmp_path):
     other = {"simclr": "dino", "dino": "simclr"}[name]
     assert name in run.config
     assert other not in run.config
-    method = build(run.config, data)
+    method = build(preset_of(run.config), run.config["method"], data)
     fit(method, data, preset.train, run=run, progress=False)
     assert run.series("image_loss")[0] > 0
-    read = Run.load(tmp_path / "run").method(data).eval()
+    read = trained(Run.load(tmp_path / "run"), data).eval()
     pictures = data.images[:8]
     assert torch.equal(read.encode_image(pictures), method.eval().encode_image(pictures))
     # What is shared is the model alone: the task's heads stay behind.
-    method.save_pretrained(tmp_path / "shared")
-    shared = CMSSF.from_pretrained(tmp_path / "shared")
+    save_pretrained(method, tmp_path / "shared")
+    shared = from_pretrained(tmp_path / "shared")
     assert shared.image_task is None
     assert torch.equal(shared.encode_image(pictures), method.encode_image(pictures))
 
 
 def test_a_task_that_does_not_fit_is_refused(data):
     def made(config, task=None):
-        return CMSSF(VISION, TEXT, config, data.unique_captions, image_task=task)
+        return new_cmssf(VISION, TEXT, config, data.unique_captions, image_task=task)
 
     with pytest.raises(ValueError, match="unknown image_loss 'moco'; choose one of simclr, dino"):
         made(CMSSFConfig(image_loss="moco"))
     with pytest.raises(ValueError, match="image_loss is 'dino', but image_task is 'simclr'"):
-        made(CMSSFConfig(image_loss="dino"), SimCLR(VISION, SIMCLR))
+        made(CMSSFConfig(image_loss="dino"), SimCLR(ImageEncoder(VISION), SIMCLR))
     with pytest.raises(ValueError, match="image_loss is 'simclr', but image_task is None"):
         made(CMSSFConfig(image_loss="simclr"))
     with pytest.raises(ValueError, match="a frozen encoder cannot learn a task beside"):
-        made(CMSSFConfig(image_loss="simclr", freeze_image=True), SimCLR(VISION, SIMCLR))
+        made(
+            CMSSFConfig(image_loss="simclr", freeze_image=True),
+            SimCLR(ImageEncoder(VISION), SIMCLR),
+        )
     for field in ("depth", "cached_views", "image_weight"):
         with pytest.raises(ValueError, match=f"{field} is -1; give 0 or more"):
             made(CMSSFConfig(**{field: -1}))
@@ -144,7 +147,7 @@ def recorded(tmp_path, data, name):
     )
     run = Run(tmp_path / "book" / "runs" / "tiny" / name)
     run.config = run_config(preset, name, data)
-    method = build(run.config, data)
+    method = build(preset_of(run.config), run.config["method"], data)
     fit(method, data, preset.train, run=run, progress=False)
     return run.path, method
 
@@ -155,12 +158,12 @@ def test_an_encoder_goes_on_from_a_run(tmp_path, data, name):
     folder, method = recorded(tmp_path, data, name)
     pictures = data.images[:8]
     for path in (folder, folder / "model.safetensors"):
-        begun = ImageEncoder(replace(VISION, weights=str(path))).eval()
+        begun = image_encoder(replace(VISION, weights=str(path))).eval()
         assert torch.equal(begun(pictures), method.eval().features(pictures))
     with pytest.raises(ValueError, match="not for this model"):
-        ImageEncoder(replace(VISION, width=32, weights=str(folder)))
+        image_encoder(replace(VISION, width=32, weights=str(folder)))
     with pytest.raises(FileNotFoundError, match="no weights at"):
-        ImageEncoder(replace(VISION, weights=str(tmp_path)))
+        image_encoder(replace(VISION, weights=str(tmp_path)))
 
 
 def test_a_recorded_run_is_found_by_its_name(tmp_path, data, monkeypatch):
@@ -170,7 +173,7 @@ def test_a_recorded_run_is_found_by_its_name(tmp_path, data, monkeypatch):
     preset = replace(QUICK, vision=replace(VISION, weights="tiny/dino"), text=TEXT)
     config = run_config(preset, "cmssf", data)
     assert config["vision"]["weights"] == "tiny/dino", "a record names no folder of this machine"
-    begun = build(config, data).eval()
+    begun = build(preset, "cmssf", data).eval()
     pictures = data.images[:8]
     assert torch.equal(begun.features(pictures), method.eval().features(pictures))
     # A trained run brings its own weights, and is read where the start is not at hand.
@@ -180,7 +183,7 @@ def test_a_recorded_run_is_found_by_its_name(tmp_path, data, monkeypatch):
     run.save_weights(begun)
     for file in folder.iterdir():
         file.unlink()
-    again = Run.load(run.path).method(data).eval()
+    again = trained(Run.load(run.path), data).eval()
     assert torch.equal(again.features(pictures), begun.features(pictures))
 
 
@@ -193,7 +196,7 @@ def from_mae(tmp_path_factory, data):
     run = Run(tmp_path / "begun")
     run.config = run_config(preset, "cmssf", data)
     run.save()
-    run.save_weights(build(run.config, data))
+    run.save_weights(build(preset_of(run.config), run.config["method"], data))
     return folder, method.eval().features(data.images[:8]), run
 
 
@@ -201,11 +204,11 @@ def test_an_encoder_that_goes_on_from_mae_takes_patches_apart(from_mae, data):
     """As MAE's features do; the weights fit either way."""
     folder, features, _ = from_mae
     for path in (folder, folder / "model.safetensors"):
-        begun = ImageEncoder(replace(VISION, weights=str(path))).eval()
-        assert torch.equal(begun(data.images[:8]), features)
+        begun = image_encoder(replace(VISION, weights=str(path))).eval()
+        torch.testing.assert_close(begun(data.images[:8]), features)  # by slower convolutions
     other = ImageEncoder(VISION).eval()
     load_weights(other.backbone, folder)
-    assert torch.equal(other(data.images[:8]), features)
+    torch.testing.assert_close(other(data.images[:8]), features)
     other.backbone.patch_embed.apart = False
     assert not torch.allclose(other(data.images[:8]), features, atol=1e-2)
 
@@ -219,16 +222,16 @@ def test_what_began_with_mae_is_read_as_it_was_trained(from_mae, data, tmp_path)
         (moved / file).write_bytes((run.path / file).read_bytes())
     read = Run.load(moved)
     read.config["vision"]["weights"] = "gone"
-    method = read.method(data).eval()
-    assert torch.equal(method.features(pictures), features)
-    method.save_pretrained(tmp_path / "shared")
-    shared = CMSSF.from_pretrained(tmp_path / "shared")
-    assert torch.equal(shared.features(pictures), features)
+    method = trained(read, data)
+    torch.testing.assert_close(method.features(pictures), features)
+    save_pretrained(method, tmp_path / "shared")
+    shared = from_pretrained(tmp_path / "shared")
+    torch.testing.assert_close(shared.features(pictures), features)
     for start in (moved, tmp_path / "shared"):
-        begun = ImageEncoder(replace(VISION, weights=str(start))).eval()
-        assert torch.equal(begun(pictures), features)
+        begun = image_encoder(replace(VISION, weights=str(start))).eval()
+        torch.testing.assert_close(begun(pictures), features)
     # The same weights in an ordinary stem are another model.
-    plain = CMSSF(VISION, TEXT, method.config, data.unique_captions)
+    plain = new_cmssf(VISION, TEXT, method.config, data.unique_captions)
     plain.load_state_dict(method.state_dict())
     assert fingerprint(shared) == fingerprint(method) != fingerprint(plain)
 
@@ -237,7 +240,7 @@ def test_what_began_with_mae_is_read_as_it_was_trained(from_mae, data, tmp_path)
 def test_an_encoder_that_goes_on_from_another_method_does_not(tmp_path, data, name):
     folder, _ = recorded(tmp_path, data, name)
     vision = replace(VISION, weights=str(folder))
-    begun = ImageEncoder(vision)
+    begun = image_encoder(vision)
     assert isinstance(begun.backbone.patch_embed, ConvStem)
     assert not begun.backbone.patch_embed.apart
-    assert begun.config == vision
+    assert begun.config == VISION

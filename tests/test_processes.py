@@ -15,25 +15,33 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
-from torch.nn.parallel import DistributedDataParallel
-
-from cmssf_lib import cli, processes
-from cmssf_lib.cmssf import CMSSF, LOSSES
-from cmssf_lib.data import batches, digit_scenes
-from cmssf_lib.methods import DINO, SimCLR
-from cmssf_lib.presets import (
-    QUICK,
+from settings import (
     CMSSFConfig,
     DINOConfig,
     SimCLRConfig,
     TextConfig,
     TrainConfig,
-    ViewsConfig,
     VisionConfig,
+    new_cmssf,
 )
-from cmssf_lib.runs import Run, build, run_config
+from torch.nn.parallel import DistributedDataParallel
+
+from cmssf_lib import cli, machine
+from cmssf_lib.build import build, preset_of, run_config
+from cmssf_lib.data import batches, digit_scenes
+from cmssf_lib.encoders import ImageEncoder
+from cmssf_lib.machine import (
+    from_all_processes,
+    in_any_process,
+    process_count,
+    process_index,
+)
+from cmssf_lib.methods import DINO, SimCLR
+from cmssf_lib.methods.cmssf import LOSSES
+from cmssf_lib.presets import QUICK, ViewsConfig
+from cmssf_lib.runs import Run
 from cmssf_lib.train import fit
-from cmssf_lib.train.steps import check_processes
+from cmssf_lib.train.steps import require_one_model
 
 TWO = 2
 VISION = VisionConfig(image_size=12, width=16, depth=1, heads=2, norm="group")
@@ -49,7 +57,7 @@ def pictures():
 def model(loss, memory):
     torch.manual_seed(0)
     config = CMSSFConfig(dim=8, hidden=16, loss=loss, **memory)
-    return CMSSF(VISION, TEXT, config, pictures().unique_captions)
+    return new_cmssf(VISION, TEXT, config, pictures().unique_captions)
 
 
 def one_step(module, batch):
@@ -79,11 +87,11 @@ def gathers(rank, port, folder):
     meet(rank, port)
     rows = torch.tensor([[1.0], [2.0]]) + 10 * rank
     rows.requires_grad_(True)
-    together = processes.gather(rows)
+    together = from_all_processes(rows)
     # Other weights in each process: the gradient must be the sum of both.
     (together[:, 0] * torch.arange(4.0) * (1 + rank)).sum().backward()
-    numbers = processes.gather(torch.tensor([rank, 7]))
-    said = [processes.anywhere(rank == 1), processes.anywhere(False)]
+    numbers = from_all_processes(torch.tensor([rank, 7]))
+    said = [in_any_process(rank == 1, "cpu"), in_any_process(False, "cpu")]
     batch = next(batches(pictures(), 32))
     found = {"together": together.detach(), "numbers": numbers, "said": torch.tensor(said)}
     found["gradient"] = rows.grad
@@ -128,12 +136,22 @@ def test_two_processes_find_loss_and_gradients_of_one(found, loss, memory):
             assert torch.allclose(theirs, value, atol=1e-5, rtol=0), name
 
 
+def test_what_processes_exchange_lies_on_the_devices_of_their_group(monkeypatch):
+    """NCCL exchanges tensors of the cards alone; a signal's flag is made in the processor."""
+    seen = []
+    monkeypatch.setattr(
+        machine, "from_all_processes", lambda rows: seen.append(rows.device) or torch.ones(2)
+    )
+    assert in_any_process(False, torch.device("meta"))
+    assert seen == [torch.device("meta")]
+
+
 def test_alone_nothing_is_gathered():
     rows = torch.rand(3, 2, requires_grad=True)
-    assert processes.gather(rows) is rows
-    assert (processes.count(), processes.rank()) == (1, 0)
-    assert processes.anywhere(True)
-    assert not processes.anywhere(False)
+    assert from_all_processes(rows) is rows
+    assert (process_count(), process_index()) == (1, 0)
+    assert in_any_process(True, "cpu")
+    assert not in_any_process(False, "cpu")
 
 
 def test_the_parts_of_a_batch_are_the_batch():
@@ -163,7 +181,7 @@ def train(folder, preset=TINY, **watching):
     data = pictures()
     run = Run(folder)
     run.config = run_config(preset, "cmssf", data)
-    method = build(run.config, data)
+    method = build(preset_of(run.config), run.config["method"], data)
     return fit(method, data, preset.train, run=run, progress=False, **watching), method
 
 
@@ -225,7 +243,7 @@ def launch(folder, epochs, more=""):
         "vision.width=16 vision.depth=1 vision.heads=2 vision.norm=group text.width=16 "
         f"text.depth=1 text.heads=2 train.batch_size=32 {more}"
     )
-    sets = [word for setting in settings.split() for word in ("--set", setting)]
+    sets = [f"--{setting}" for setting in settings.split()]
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     flags = f"--num_processes {TWO} --main_process_port {free_port()} -m cmssf_lib.cli".split()
     return subprocess.Popen(
@@ -285,18 +303,22 @@ def test_what_takes_one_process_is_left_to_evaluate(tmp_path, capsys):
 def test_what_several_processes_cannot_train_is_refused():
     config = TrainConfig(batch_size=32)
     fine = model("one_hot", {})
-    check_processes(fine, config, 4)
+    require_one_model(fine, config, 4)
     with pytest.raises(ValueError, match="batch_size=32 does not divide among 3 processes"):
-        check_processes(fine, config, 3)
+        require_one_model(fine, config, 3)
     with pytest.raises(ValueError, match="SimCLR would compare the pictures of one process only"):
-        check_processes(SimCLR(VISION, SimCLRConfig()), config, 2)
+        require_one_model(SimCLR(ImageEncoder(VISION), SimCLRConfig()), config, 2)
     for name, kind, own in (("simclr", SimCLR, SimCLRConfig()), ("dino", DINO, DINOConfig())):
         beside = replace(TINY.cmssf, image_loss=name)
-        joint = CMSSF(VISION, TEXT, beside, ["a one"], image_task=kind(VISION, own))
-        check_processes(joint, config, 1)
-        with pytest.raises(ValueError, match=rf"{kind.__name__}, which .* \(cmssf\.image_loss\)"):
-            check_processes(joint, config, 2)
-    normed = CMSSF(replace(VISION, norm="batch"), TEXT, CMSSFConfig(), ["a one"])
+        joint = new_cmssf(
+            VISION, TEXT, beside, ["a one"], image_task=kind(ImageEncoder(VISION), own)
+        )
+        require_one_model(joint, config, 1)
+        with pytest.raises(
+            ValueError, match=rf"{kind.__name__}, which is learned beside, would compare"
+        ):
+            require_one_model(joint, config, 2)
+    normed = new_cmssf(replace(VISION, norm="batch"), TEXT, CMSSFConfig(), ["a one"])
     with pytest.raises(ValueError, match=r"batch norm .* take vision\.norm=group"):
-        check_processes(normed, config, 2)
-    check_processes(normed, config, 1)
+        require_one_model(normed, config, 2)
+    require_one_model(normed, config, 1)

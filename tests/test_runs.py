@@ -5,9 +5,9 @@ import fcntl
 import importlib.metadata
 import json
 import os
-import shlex
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -16,23 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from cmssf_lib.cli import parser
-from cmssf_lib.cli.commands import preset_asked_for
+from cmssf_lib import files, machine
+from cmssf_lib.build import build, preset_of, run_config, trained
 from cmssf_lib.data import digit_scenes
+from cmssf_lib.files import read_tensors, write_tensors
+from cmssf_lib.machine import environment
 from cmssf_lib.presets import PRESETS, QUICK
-from cmssf_lib.runs import (
-    Run,
-    RunCard,
-    all_runs,
-    build,
-    environment,
-    files,
-    preset_of,
-    read_tensors,
-    run_config,
-    setup,
-    write_tensors,
-)
+from cmssf_lib.runs import Run, all_runs
 
 TINY = replace(
     QUICK,
@@ -76,7 +66,7 @@ def test_a_run_in_memory_writes_nothing(tmp_path, monkeypatch, data):
     run = Run()
     run.history = [{"epoch": 1.0}]
     run.save()
-    run.save_weights(build(run_config(TINY, "cmssf", data), data))
+    run.save_weights(build(TINY, "cmssf", data))
     assert list(tmp_path.iterdir()) == []
     assert run.name == "in memory"
 
@@ -92,17 +82,11 @@ def test_a_recorded_run_is_named_by_its_place_and_reproduced(run, tmp_path, monk
     assert Run(tmp_path / "runs" / "mine" / "runs" / "a").name == "a"
 
 
-def test_the_command_of_another_run_trains_what_it_trained(run, data, monkeypatch, tmp_path):
+def test_the_command_of_another_run_is_what_was_typed(run, monkeypatch, tmp_path):
     monkeypatch.setenv("CMSSF_RUNS", str(tmp_path / "elsewhere"))
-    run.config["cmssf"]["views"] |= {"area": [0.5, 1.0], "flip": 0.5}
-    run.config["train"]["lr"] = 1e-5
-    words = shlex.split(run.command)
-    assert words[:2] == ["cmssf", "train"]
-    options = parser().parse_args(words[1:])
-    assert run_config(preset_asked_for(options), options.method, data) == run.config
-    mine = Run()
-    mine.config = {"train": {}}
-    assert mine.command == "a call of fit"
+    run.environment["command"] = "cmssf train cmssf --train.lr 1e-5"
+    assert run.command == "cmssf train cmssf --train.lr 1e-5"
+    assert Run().command == "a call of fit"
 
 
 def test_series_returns_a_column_or_names_the_columns_there_are(run):
@@ -130,6 +114,23 @@ def test_a_damaged_file_is_named(run, name):
         Run.load(run.path)
 
 
+@pytest.mark.parametrize(
+    "name", ["config.json", "results.json", "environment.json", "history.csv", "outputs.npz"]
+)
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe\x00", b"[1]\n", b"null"])
+def test_a_damaged_run_is_named_and_hides_no_other(run, tmp_path, name, damage):
+    run.save()
+    other = Run(tmp_path / "runs" / "quick" / "whole")
+    other.config, other.history = run.config, run.history
+    other.save()
+    (run.path / name).write_bytes(damage)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = {each.name for each in all_runs(tmp_path)}
+    assert "quick/whole" in found
+    assert ("quick/tiny" in found) or any(str(run.path) in str(each.message) for each in said)
+
+
 def test_other_folders_with_a_configuration_are_no_runs(run, tmp_path):
     run.save()
     (tmp_path / "model").mkdir()
@@ -139,8 +140,8 @@ def test_other_folders_with_a_configuration_are_no_runs(run, tmp_path):
 
 def test_weights_come_back_ready_to_be_measured(run, data):
     run.save()
-    run.save_weights(build(run.config, data))
-    assert not any(module.training for module in run.method(data).modules())
+    run.save_weights(build(preset_of(run.config), run.config["method"], data))
+    assert not any(module.training for module in trained(run, data).modules())
 
 
 def test_a_run_of_ones_own_method_is_not_guessed_at():
@@ -149,44 +150,45 @@ def test_a_run_of_ones_own_method_is_not_guessed_at():
 
 
 def test_weights_read_back_equal(run, data):
-    method = build(run.config, data)
+    method = build(preset_of(run.config), run.config["method"], data)
     with torch.no_grad():
         method.image_head[0].weight.add_(1)
     run.save()
     run.save_weights(method)
-    again = Run.load(run.path).method(data)
+    again = trained(Run.load(run.path), data)
     for name, tensor in method.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
 def test_a_run_without_weights_says_how_to_make_them(run, data, monkeypatch, tmp_path):
     run.save()
-    with pytest.raises(FileNotFoundError, match=r"holds no weights.*: cmssf train cmssf --preset"):
-        run.method(data)
+    run.environment["command"] = f"cmssf train cmssf --run {run.path}"
+    with pytest.raises(FileNotFoundError, match=r"holds no weights.*: cmssf train cmssf --run"):
+        trained(run, data)
     (run.path / "checkpoint.safetensors").touch()
     with pytest.raises(FileNotFoundError, match=rf"is not finished; .* --run {run.path}$"):
-        run.method(data)
+        trained(run, data)
     (run.path / "checkpoint.safetensors").unlink()
     monkeypatch.setenv("CMSSF_RUNS", str(tmp_path / "runs"))
     with pytest.raises(FileNotFoundError, match=r"holds no weights.*cmssf reproduce quick/tiny"):
-        run.method(data)
+        trained(run, data)
 
 
 def test_truncated_weights_are_refused(run, data):
     run.save()
-    run.save_weights(build(run.config, data))
+    run.save_weights(build(preset_of(run.config), run.config["method"], data))
     path = run.path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="damaged or not a safetensors file"):
-        run.method(data)
+        trained(run, data)
 
 
 def test_weights_of_another_model_are_refused_by_name(run, data):
     run.save()
     other = replace(TINY, cmssf=replace(TINY.cmssf, dim=8))
-    run.save_weights(build(run_config(other, "cmssf", data), data))
+    run.save_weights(build(other, "cmssf", data))
     with pytest.raises(ValueError, match=r"do not fit.*image_head.2.bias"):
-        run.method(data)
+        trained(run, data)
 
 
 def test_a_foreign_safetensors_file_is_refused(tmp_path):
@@ -249,21 +251,38 @@ def test_a_preset_survives_its_record(name, data):
     assert replace(preset_of(config), minutes=PRESETS[name].minutes) == PRESETS[name]
 
 
+@pytest.mark.parametrize("junk", ["gone", None, "x", 3, [], [1], {"x": 1}])
+@pytest.mark.usefixtures("as_shipped")
+def test_a_damaged_configuration_is_refused_in_one_sentence(junk, data):
+    """Whatever stands in the place of a section, or of all of them."""
+    whole = json.loads(json.dumps(run_config(TINY, "cmssf", data)))
+    assert preset_of(whole).vision == TINY.vision
+    damaged = [{}, {**whole, "wings": {}}, *([] if junk == "gone" else [junk])]
+    for key in whole.keys() - {"data_fingerprint", "judge", "fine_tune"}:
+        rest = {k: v for k, v in whole.items() if k != key}
+        damaged.append(rest if junk == "gone" else {**whole, key: junk})
+    for config in damaged:
+        with pytest.raises(
+            ValueError, match=r"damaged|not the settings of|unknown|by `fit`"
+        ) as said:
+            preset_of(config)
+        assert "\n" not in str(said.value)
+
+
 def test_unknown_fields_and_methods_are_refused(data):
     config = run_config(TINY, "cmssf", data)
     config["train"]["momentum"] = 0.9
-    with pytest.raises(ValueError, match=r"unknown field\(s\) for TrainConfig: momentum"):
+    with pytest.raises(ValueError, match=r"settings of a TrainConfig: momentum: Unexpected"):
         preset_of(config)
     with pytest.raises(ValueError, match="unknown method 'clap'; choose one of cmssf"):
         run_config(TINY, "clap", data)
 
 
 def test_a_seed_decides_the_initial_weights(data):
-    config = run_config(TINY, "cmssf", data)
-    first, second = build(config, data), build(config, data)
+    first, second = build(TINY, "cmssf", data), build(TINY, "cmssf", data)
     assert torch.equal(first.image_head[0].weight, second.image_head[0].weight)
     other = replace(TINY, train=replace(TINY.train, seed=1))
-    third = build(run_config(other, "cmssf", data), data)
+    third = build(other, "cmssf", data)
     assert not torch.equal(first.image_head[0].weight, third.image_head[0].weight)
 
 
@@ -287,14 +306,12 @@ def test_the_environment_names_versions_and_processor():
     json.dumps(here)
 
 
-def test_a_run_that_moved_names_the_machines_before(tmp_path):
+def test_a_run_that_moved_names_the_machines_before():
     def moved_to(here, /, **before):
-        (tmp_path / "environment.json").write_text(json.dumps(before))
-        return environment(here, tmp_path).get("earlier")
+        return environment(here, before).get("earlier")
 
     card = {"device": "NVIDIA H200", "processor": "Chip", "threads": 2}
-    assert moved_to("cpu", **card) is None  # nothing was trained there yet
-    (tmp_path / "checkpoint.safetensors").write_bytes(b"")
+    assert environment("cpu").get("earlier") is None  # nothing was trained there yet
     assert moved_to("cpu", **card) == ["NVIDIA H200"]
     assert moved_to("cpu", **card, earlier=["Chip, 1 thread"]) == ["Chip, 1 thread", "NVIDIA H200"]
     here = environment("cpu")
@@ -327,14 +344,14 @@ def test_the_commit_is_the_librarys_own(tmp_path, monkeypatch):
     installed = clone / ".venv" / "lib" / "site-packages"
     for root in (clone, tree, installed):
         (root / "cmssf_lib" / "runs").mkdir(parents=True)
-        monkeypatch.setattr(setup, "__file__", str(root / "cmssf_lib" / "runs" / "setup.py"))
+        monkeypatch.setattr(machine, "__file__", str(root / "cmssf_lib" / "machine.py"))
         named = environment()["commit"]
         assert named == "not in a repository" if root == installed else commit.startswith(named)
 
 
 def test_a_machine_without_git_trains_too(monkeypatch, tmp_path):
     (tmp_path / ".git").mkdir()
-    monkeypatch.setattr(setup, "__file__", str(tmp_path / "cmssf_lib" / "runs" / "setup.py"))
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "cmssf_lib" / "machine.py"))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment()["commit"] == "not in a repository"
 
@@ -344,39 +361,3 @@ def test_finished_is_when_every_epoch_is_done(run):
     assert not run.finished
     run.history.append({"epoch": 3.0})
     assert run.finished
-
-
-def made(root, name, seed, minutes):
-    run = Run(root / "runs" / "quick" / f"{name}-s{seed}")
-    run.config = {"train": {"seed": seed, "epochs": 2}}
-    run.history = [{"epoch": i + 1.0, "seconds": 30.0 * minutes} for i in range(2)]
-    run.environment = {"processor": "Chip <9>", "threads": 1, "device": "cpu"}
-    return run
-
-
-def test_a_card_has_a_row_for_each_training(tmp_path, monkeypatch):
-    monkeypatch.setenv("CMSSF_RUNS", str(tmp_path / "runs"))
-    first = [made(tmp_path, "simclr", seed, minutes) for seed, minutes in ((0, 1), (1, 4), (2, 3))]
-    other = made(tmp_path, "moco", 5, 12)
-    other.environment = {"device": "NVIDIA H100"}
-    card = RunCard({"SimCLR": first, "the best": first[1]}, [other])
-    assert card.rows == [
-        ("quick/simclr", "0, 1, 2", "2", "3.0", "Chip <9>, 1 thread",
-         "cmssf reproduce quick/simclr-s0"),
-        ("quick/moco", "5", "2", "12", "NVIDIA H100", "cmssf reproduce quick/moco-s5"),
-    ]  # fmt: skip
-    other.environment["earlier"] = ["Chip <9>, 2 threads"]
-    assert RunCard(other).rows[0][4] == "Chip <9>, 2 threads, then NVIDIA H100"
-    assert card.line == "Drawn from 2 recorded trainings, 1 to 3 seeds each"
-    assert RunCard(other).line == "Drawn from 1 recorded training, 1 seed each"
-    assert RunCard(first).line == "Drawn from 1 recorded training, 3 seeds each"
-    assert all(text in str(card) for row in card.rows for text in row)
-    shown = card._repr_html_()
-    assert "Chip &lt;9&gt;" in shown  # what a machine calls itself is no markup
-    assert shown.count("<tr>") == 3
-
-
-@pytest.mark.parametrize("nothing", [(), ([],), ({},), ("quick/simclr-s0",), (None,)])
-def test_a_card_of_no_runs_is_refused(nothing):
-    with pytest.raises(ValueError, match="no run"):
-        RunCard(*nothing)

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
+from torch import nn
 
-from cmssf_lib import timing
-from cmssf_lib.timing import Stopwatch, stopwatch
+from cmssf_lib.train import Stopwatch, watch
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A list with one number: the time it is."""
     now = [100.0]
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(watch.time, "perf_counter", lambda: now[0])
     return now
 
 
@@ -62,13 +62,39 @@ def test_it_waits_for_the_kernels_when_told_to(monkeypatch, gpu, synchronise, wa
     waited = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpu))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(1))
-    watch = Stopwatch()
-    watch.synchronise = bool(synchronise)
+    watch = Stopwatch(synchronise=bool(synchronise))
     with watch("views"):
         pass
     assert len(waited) == waits  # before and after, so that nothing of another part is counted
 
 
-def test_the_library_shares_one_that_does_not_slow_a_run_down():
-    assert isinstance(stopwatch, Stopwatch)
-    assert stopwatch.synchronise is False
+def test_the_calls_of_some_modules_are_timed_and_nothing_stays(clock):
+    class Slow(nn.Module):
+        def forward(self, x):
+            clock[0] += 2
+            if x is None:
+                raise ValueError("nothing to see")
+            return x
+
+    method = nn.ModuleDict({"views": Slow(), "local_views": Slow(), "encoder": Slow()})
+    stopwatch = Stopwatch()
+    with stopwatch.on(method, "views"):
+        for part in method.values():
+            part(1)
+        with pytest.raises(ValueError, match="nothing to see"):
+            method["views"](None)  # counted as well
+    method["views"](1)
+    assert stopwatch.seconds == {"views": 6.0}
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in method.values())
+
+
+def test_items_are_timed_as_they_arrive(clock):
+    def slow():
+        for item in range(3):
+            clock[0] += 1
+            yield item
+
+    stopwatch = Stopwatch()
+    for _ in stopwatch.each(slow(), "data"):
+        clock[0] += 10
+    assert stopwatch.seconds == {"data": 3.0}

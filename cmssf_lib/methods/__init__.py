@@ -1,30 +1,37 @@
-"""Methods: one file a paper, each a module with `loss`, `after_step` and `features`.
+"""Methods: one file a paper, each a `Method` with `loss`, `after_step` and `features`.
 
-What several of them share stands beside them: `ema` is the momentum network, `collapse` what is
-logged against a collapse and read from a history, `checks` what is refused before work starts.
+`base` is the type, `ema` the momentum network that several of them share.
 """
 
-from cmssf_lib.methods.byol import BYOL
-from cmssf_lib.methods.collapse import CollapseWarning, diagnose, feature_std, rank
-from cmssf_lib.methods.dino import DINO
+from cmssf_lib.methods.base import Method
+from cmssf_lib.methods.byol import BYOL, BYOLConfig
+from cmssf_lib.methods.cmssf import CMSSF, CMSSFConfig
+from cmssf_lib.methods.dino import DINO, DINOConfig
 from cmssf_lib.methods.ema import momentum_copy, momentum_schedule, momentum_update
-from cmssf_lib.methods.mae import MAE
-from cmssf_lib.methods.moco import MoCo
-from cmssf_lib.methods.simclr import SimCLR
-from cmssf_lib.methods.supervised import Supervised
+from cmssf_lib.methods.mae import MAE, MAEConfig, kept_patches, patch_mask
+from cmssf_lib.methods.moco import MoCo, MoCoConfig
+from cmssf_lib.methods.simclr import SimCLR, SimCLRConfig
+from cmssf_lib.methods.supervised import Supervised, SupervisedConfig
 
 __all__ = [
     "BYOL",
+    "CMSSF",
     "DINO",
     "MAE",
-    "CollapseWarning",
+    "BYOLConfig",
+    "CMSSFConfig",
+    "DINOConfig",
+    "MAEConfig",
+    "Method",
     "MoCo",
+    "MoCoConfig",
     "SimCLR",
+    "SimCLRConfig",
     "Supervised",
-    "diagnose",
-    "feature_std",
+    "SupervisedConfig",
+    "kept_patches",
     "momentum_copy",
     "momentum_schedule",
     "momentum_update",
-    "rank",
+    "patch_mask",
 ]

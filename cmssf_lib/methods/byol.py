@@ -9,22 +9,37 @@ Grill et al. 2020, "Bootstrap Your Own Latent: A New Approach to Self-Supervised
 and the same with a and b exchanged.
 """
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from cmssf_lib.data import Batch
 from cmssf_lib.encoders import BatchNormHead, ImageEncoder
 from cmssf_lib.losses import byol_loss
-from cmssf_lib.methods.checks import check_momentum, check_norms
-from cmssf_lib.methods.collapse import feature_std, rank
-from cmssf_lib.methods.ema import momentum_copy, momentum_schedule, momentum_update
-from cmssf_lib.presets import BYOLConfig, VisionConfig
-from cmssf_lib.timing import stopwatch
-from cmssf_lib.views import Views
+from cmssf_lib.methods.base import Method, require_two_pictures
+from cmssf_lib.methods.ema import (
+    momentum_copy,
+    momentum_schedule,
+    momentum_update,
+    require_momentum,
+)
+from cmssf_lib.views import Views, ViewsConfig
 
 
-class BYOL(nn.Module):
+@dataclass(frozen=True)
+class BYOLConfig:
+    """BYOL (chapter 6)."""
+
+    hidden: int  # width of the hidden layer of projector and predictor
+    dim: int  # dimensions of the target that is predicted
+    momentum: float  # part of itself that the target keeps in the first step; rises to 1
+    views: ViewsConfig  # how the two views of a picture are made
+    predictor: bool = True  # False: a lesson in collapse
+    stop_gradient: bool = True  # False: the target is the online network itself, gradient and all
+
+
+class BYOL(Method):
     """Learns without labels and without negatives.
 
     A constant answer would cost nothing, and yet it is not what is learned. Three things stand
@@ -32,25 +47,24 @@ class BYOL(nn.Module):
     target; and the target's slowness. The configuration can take each of them away.
 
     Args:
-        vision: The image encoder.
+        image_encoder: Trained; kept.
         config: Projector and predictor, momentum, views.
 
     Raises:
-        ValueError: If the momentum is not between 0 and 1, a width is not positive, or the
-            encoder's configuration inconsistent.
+        ValueError: If the momentum is not between 0 and 1, or a width is not positive.
     """
 
-    def __init__(self, vision: VisionConfig, config: BYOLConfig) -> None:
+    def __init__(self, image_encoder: ImageEncoder, config: BYOLConfig) -> None:
         super().__init__()
-        check_momentum(config.momentum)
+        require_momentum(config.momentum)
         if config.hidden < 1 or config.dim < 1:
             raise ValueError(
                 f"hidden and dim must be positive; got {config.hidden} and {config.dim}"
             )
         self.config = config
         self.views = Views(config.views)
-        self.image_encoder = ImageEncoder(vision)
-        width, hidden, dim = self.image_encoder.width, config.hidden, config.dim
+        self.image_encoder = image_encoder
+        width, hidden, dim = image_encoder.width, config.hidden, config.dim
         # The norm at the projector's end is of SimSiam (Chen & He 2021, section 3) and MoCo v3: it
         # keeps any one direction of the target from fading while the network is still young.
         self.projector = BatchNormHead(width, hidden, dim, norm_output=True)
@@ -60,52 +74,37 @@ class BYOL(nn.Module):
         self.target_encoder = momentum_copy(self.image_encoder)
         self.target_projector = momentum_copy(self.projector)
 
-    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Predict each view's target from the other view.
 
         Evaluation draws views as well: two equal pictures would be no question.
 
         Returns:
             "loss", the mean of both directions (the paper adds them; Adam does not see the
-            factor of two), from 0 to 4; and what is only logged: "feature_std" and "rank" of the
-            targets (see `cmssf_lib.methods.collapse`). There is no "chance" here: the value of
-            a collapsed network, zero, is the goal's as well.
+            factor of two), from 0 to 4, and the targets as "embeddings". There is no "chance"
+            here: the value of a collapsed network, zero, is the goal's as well.
 
         Raises:
             ValueError: If the batch holds a single picture.
         """
-        check_norms(batch, "projector and predictor")
-        with stopwatch("views"), torch.no_grad():
-            both = self.views(batch.images.repeat(2, 1, 1, 1))  # (2b, 3, h, w)
-        projected = self.projector(self.features(both))  # (2b, dim)
+        require_two_pictures(batch, "for the batch norms of projector and predictor")
+        both = self.views(batch.images.repeat(2, 1, 1, 1))  # (2b, 3, h, w)
+        projected = self.projector(self.image_encoder.encode(both))  # (2b, dim)
         a, b = self.predictor(projected).chunk(2)  # (b, dim) each
         if self.config.stop_gradient:
             with torch.no_grad():
-                projected = self.target_projector(self.target_encoder(both))
+                projected = self.target_projector(self.target_encoder.encode(both))
         target_a, target_b = projected.chunk(2)
         loss = (byol_loss(a, target_b) + byol_loss(b, target_a)) / 2
-        with stopwatch("logging"), torch.no_grad():
-            target = target_a.detach()
-            logged = {"feature_std": feature_std(target), "rank": rank(target)}
-        return {"loss": loss, **logged}
-
-    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Return `loss`; PyTorch's wrappers for several processes call a module this way."""
-        return self.loss(batch)
+        return {"loss": loss, "embeddings": target_a.detach()}
 
     def after_step(self, progress: float) -> None:
         """Move the target towards the online network, after each step of the optimizer.
 
         Args:
             progress: Part of the training that is done, 0 to 1; the momentum rises with it to
-                1 (section 3.3).
+                1 along half a cosine (section 3.3).
         """
         momentum = momentum_schedule(progress, self.config.momentum)
         momentum_update(self.image_encoder, self.target_encoder, momentum)
         momentum_update(self.projector, self.target_projector, momentum)
-
-    def features(
-        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
-    ) -> Float[Tensor, "b width"]:
-        """Return the online encoder's [CLS] vector, all that is kept (section 3.1)."""
-        return self.image_encoder(images)

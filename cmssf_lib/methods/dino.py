@@ -10,22 +10,43 @@ for all pairs of different views of a picture (algorithm 1).
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmssf_lib.data import Batch
 from cmssf_lib.encoders import ImageEncoder, cls_attention
 from cmssf_lib.losses import dino_loss, update_centre
-from cmssf_lib.methods.checks import check_momentum, check_norms
-from cmssf_lib.methods.collapse import spread
-from cmssf_lib.methods.ema import momentum_copy, momentum_schedule, momentum_update
-from cmssf_lib.methods.memory import bytes_a_picture, free_bytes
-from cmssf_lib.presets import DINOConfig, VisionConfig
-from cmssf_lib.timing import stopwatch
-from cmssf_lib.views import multi_crop
+from cmssf_lib.methods.base import Images, Method, require_two_pictures
+from cmssf_lib.methods.ema import (
+    momentum_copy,
+    momentum_schedule,
+    momentum_update,
+    require_momentum,
+)
+from cmssf_lib.views import Views, ViewsConfig, multi_crop
+
+
+@dataclass(frozen=True)
+class DINOConfig:
+    """DINO (chapter 6)."""
+
+    hidden: int  # width of the head's hidden layers
+    head_norm: bool  # whether these have a batch norm
+    bottleneck: int  # width just before the prototypes
+    prototypes: int  # outputs that student and teacher agree on
+    student_temperature: float  # divides the student's logits
+    teacher_temperature: float  # divides the teacher's; smaller, which sharpens
+    centre_momentum: float  # part of itself that the centre keeps in a step
+    momentum: float  # part of itself that the teacher keeps in the first step; rises to 1
+    freeze_last: float  # part of the training during which the prototypes are not moved
+    local_crops: int  # small views of a picture, beside two large ones
+    local_size: int  # side of a small view in pixels
+    views: ViewsConfig  # how a large view is made
+    local_views: ViewsConfig  # how a small view is made
 
 
 class DINOHead(nn.Module):
@@ -72,7 +93,7 @@ class DINOHead(nn.Module):
         return z @ F.normalize(prototypes, dim=1).T, z
 
 
-class DINO(nn.Module):
+class DINO(Method):
     """Learns without labels: say about a small view what the teacher says about a large one.
 
     Two opposite forces keep the output from becoming constant (section 5.3). The centre takes
@@ -80,7 +101,7 @@ class DINO(nn.Module):
     the low teacher temperature sharpens, which alone would end in one prototype for all.
 
     Args:
-        vision: The image encoder; a vision transformer.
+        image_encoder: The student's; a vision transformer. The teacher's copy of it is kept.
         config: Head, temperatures, momenta, views.
 
     Attributes:
@@ -92,13 +113,14 @@ class DINO(nn.Module):
             views are no whole number of patches.
     """
 
+    lasting = ("teacher_encoder.",)
     centre: Tensor
     progress: Tensor
 
-    def __init__(self, vision: VisionConfig, config: DINOConfig) -> None:
+    def __init__(self, image_encoder: ImageEncoder, config: DINOConfig) -> None:
         super().__init__()
-        check_momentum(config.momentum)
-        check_momentum(config.centre_momentum)
+        require_momentum(config.momentum)
+        require_momentum(config.centre_momentum)
         if not (config.student_temperature > 0 and config.teacher_temperature > 0):
             raise ValueError(
                 f"the temperatures are {config.student_temperature} (student) and "
@@ -111,7 +133,8 @@ class DINO(nn.Module):
                 f"{config.freeze_last}"
             )
         self.config = config
-        self.image_encoder = ImageEncoder(vision)
+        self.views, self.local_views = Views(config.views), Views(config.local_views)
+        self.image_encoder = image_encoder
         self.image_encoder.grid(config.local_size)  # refuses what no patches tile
         self.head = DINOHead(
             self.image_encoder.width,
@@ -124,7 +147,6 @@ class DINO(nn.Module):
         self.teacher_head = momentum_copy(self.head)
         self.register_buffer("centre", torch.zeros(config.prototypes))
         self.register_buffer("progress", torch.tensor(0.0))
-        self._fitting = 0  # the largest batch that was found to fit into memory
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Compare what student and teacher say about different views of each picture.
@@ -132,58 +154,48 @@ class DINO(nn.Module):
         Training then moves the centre. Evaluation draws views as well, but leaves the centre.
 
         Returns:
-            "loss", which is stepped on, and what is only logged: "teacher_entropy" and "kl",
-            the divergence of the student from it, which add up to the loss; "feature_std" and
-            "rank" of the bottleneck and "chance" = ln K (see `cmssf_lib.methods.collapse`).
+            As `Method.loss`, with "teacher_entropy" and "kl", the divergence of the student from
+            the teacher, which add up to the loss. The "embeddings" are those of the bottleneck.
 
         Raises:
-            MemoryError: If so many views of so many pictures do not fit into memory; before the
-                first step with that many.
             ValueError: If the head has batch norms and the batch holds a single picture.
         """
         c = self.config
         if c.head_norm:
-            check_norms(batch, "the head")
-        if self.training and len(batch) > self._fitting:
-            self._check_memory(batch)
-        with stopwatch("views"), torch.no_grad():
-            views = multi_crop(
-                batch.images,
-                c.views,
-                c.local_views,
-                local_size=c.local_size,
-                local_crops=c.local_crops,
-            )
-        large = torch.cat(views[:2])  # (2b, 3, h, w)
-        features = self.image_encoder(large)
+            require_two_pictures(batch, "for the batch norms of the head")
+        crops = multi_crop(
+            batch.images,
+            self.views,
+            self.local_views,
+            local_size=c.local_size,
+            local_crops=c.local_crops,
+        )
+        large = torch.cat(crops[:2])  # (2b, 3, h, w)
+        features = self.image_encoder.encode(large)
         if c.local_crops:
-            small = self.image_encoder(torch.cat(views[2:]), size=c.local_size)
+            small = self.image_encoder.encode(torch.cat(crops[2:]), size=c.local_size)
             features = torch.cat([features, small])  # (views · b, width)
         logits, z = self.head(features, frozen=float(self.progress) < c.freeze_last)
         with torch.no_grad():
-            teacher = self.teacher_head(self.teacher_encoder(large))[0].chunk(2)
+            teacher = self.teacher_head(self.teacher_encoder.encode(large))[0].chunk(2)
         loss = dino_loss(
-            logits.chunk(len(views)),
+            logits.chunk(len(crops)),
             teacher,
             self.centre,
             c.student_temperature,
             c.teacher_temperature,
         )
-        with stopwatch("logging"), torch.no_grad():
-            log_p = F.log_softmax((torch.cat(teacher) - self.centre) / c.teacher_temperature, 1)
-            entropy = -(log_p.exp() * log_p).sum(dim=1).mean()
+        log_p = F.log_softmax((torch.cat(teacher) - self.centre) / c.teacher_temperature, dim=1)
+        entropy = -(log_p.exp() * log_p).sum(dim=1).mean()
         if self.training:  # after its use, and a new tensor each time
             self.centre = update_centre(self.centre, teacher, c.centre_momentum)
         return {
             "loss": loss,
             "teacher_entropy": entropy,
             "kl": loss.detach() - entropy,
-            **spread(z[: len(batch)], math.log(c.prototypes)),
+            "embeddings": z[: len(batch)].detach(),
+            "chance": torch.tensor(math.log(c.prototypes)),
         }
-
-    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Return `loss`; PyTorch's wrappers for several processes call a module this way."""
-        return self.loss(batch)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
@@ -198,35 +210,13 @@ class DINO(nn.Module):
         momentum_update(self.head, self.teacher_head, momentum)
         self.progress.fill_(progress)
 
-    def features(
-        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
-    ) -> Float[Tensor, "b width"]:
+    def features(self, images: Images) -> Float[Tensor, "b width"]:
         """Return the teacher's [CLS] vector: no head, no view."""
-        return self.teacher_encoder(images)
+        features: Tensor = self.teacher_encoder(images)
+        return features
 
     def attention(
-        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], size: int | None = None
+        self, images: Images, size: int | None = None
     ) -> Float[Tensor, "b heads rows columns"]:
         """Return where the teacher's [CLS] looks (see `cls_attention`)."""
         return cls_attention(self.teacher_encoder, images, size)
-
-    def step_bytes(self, b: int) -> int:
-        """Estimate the memory that the activations of a step with b pictures take."""
-        c, encoder = self.config, self.image_encoder
-        total = 2 * bytes_a_picture(encoder, encoder, encoder.config.image_size)
-        if c.local_crops:
-            total += c.local_crops * bytes_a_picture(
-                encoder, lambda x: encoder(x, size=c.local_size), c.local_size
-            )
-        return b * (total + 3 * 4 * c.prototypes * (2 + c.local_crops))
-
-    def _check_memory(self, batch: Batch) -> None:
-        """Refuse a step that cannot fit, before anything is spoilt."""
-        needed, free = self.step_bytes(len(batch)), free_bytes(self.centre.device)
-        if needed > free:
-            raise MemoryError(
-                f"two large and {self.config.local_crops} small views of {len(batch)} pictures "
-                f"take about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: choose "
-                "fewer local_crops, a smaller batch or a smaller local_size"
-            )
-        self._fitting = len(batch)

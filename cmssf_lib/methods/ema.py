@@ -51,11 +51,7 @@ def momentum_update(online: nn.Module, target: nn.Module, momentum: float) -> No
         He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning"
         (MoCo), equation 2. Buffers are this library's addition.
     """
-    if not 0 <= momentum <= 1:
-        raise ValueError(
-            f"the momentum is {momentum}; it is the part of itself that the target keeps, "
-            "between 0 and 1"
-        )
+    require_momentum(momentum)
     ours = dict(online.named_parameters()) | dict(online.named_buffers())
     theirs = dict(target.named_parameters()) | dict(target.named_buffers())
     shapes = [{name: value.shape for name, value in net.items()} for net in (ours, theirs)]
@@ -76,7 +72,8 @@ def momentum_schedule(progress: float, start: float) -> float:
     """Return a momentum that rises from `start` to 1 along half a cosine.
 
     Early on the online network learns fast and the target should keep up; at the end the
-    target stands still.
+    target stands still. `Method.after_step` is called after the step, so the last value is exactly
+    1; DINO's published code counts steps from 0 and ends just below it.
 
     Args:
         progress: Part of the training that is done, 0 to 1.
@@ -93,3 +90,16 @@ def momentum_schedule(progress: float, start: float) -> float:
             f"progress and start lie between 0 and 1; got progress={progress}, start={start}"
         )
     return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
+
+
+def require_momentum(momentum: float) -> None:
+    """Refuse a momentum that is not between 0 and 1.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not 0 <= momentum <= 1:
+        raise ValueError(
+            f"the momentum is {momentum}; it is the part of itself that the momentum network "
+            "keeps in a step: give a number between 0 and 1"
+        )

@@ -7,23 +7,34 @@ He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners".
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from cmssf_lib.data import Batch
 from cmssf_lib.encoders import ConvStem, ImageEncoder
-from cmssf_lib.losses import mae_loss, patchify, unpatchify
-from cmssf_lib.losses.reconstruction import EPSILON
-from cmssf_lib.methods.collapse import feature_std, rank
-from cmssf_lib.presets import MAEConfig, VisionConfig
-from cmssf_lib.timing import stopwatch
-from cmssf_lib.views import Views, kept_patches, patch_mask
+from cmssf_lib.encoders.small_pictures import through_small
+from cmssf_lib.losses import EPSILON, mae_loss, patchify, unpatchify
+from cmssf_lib.methods.base import Images, Method
+from cmssf_lib.views import Views, ViewsConfig, as_float
 
 
-class MAE(nn.Module):
+@dataclass(frozen=True)
+class MAEConfig:
+    """Masked autoencoder (chapter 4)."""
+
+    mask_ratio: float  # part of the patches that is hidden from the encoder
+    width: int  # of the decoder
+    depth: int  # blocks of the decoder
+    heads: int  # attention heads in each
+    normalise: bool  # whether each target patch is brought to mean 0 and variance 1
+    views: ViewsConfig  # how the picture is varied before it is masked
+
+
+class MAE(Method):
     """Learns without labels, and without comparing pictures: every picture is its own teacher.
 
     The encoder sees the visible patches and nothing else, a quarter of the tokens. The decoder,
@@ -39,7 +50,7 @@ class MAE(nn.Module):
     the norms with statistics of mostly blank pictures.)
 
     Args:
-        vision: The image encoder; a vision transformer.
+        image_encoder: A vision transformer; trained, and kept.
         config: Mask ratio, decoder, views.
 
     Raises:
@@ -47,13 +58,14 @@ class MAE(nn.Module):
             width does not fit its heads and positions.
     """
 
+    lasting = ("",)  # the decoder as well: `reconstruct` shows what was learned
     positions: Tensor
 
-    def __init__(self, vision: VisionConfig, config: MAEConfig) -> None:
+    def __init__(self, image_encoder: ImageEncoder, config: MAEConfig) -> None:
         super().__init__()
         self.config = config
         self.views = Views(config.views)
-        self.image_encoder = ImageEncoder(vision)
+        self.image_encoder = image_encoder
         self.grid = self.image_encoder.grid()
         kept_patches(math.prod(self.grid), config.mask_ratio)  # refuses what cannot be
         width, heads = config.width, config.heads
@@ -64,38 +76,35 @@ class MAE(nn.Module):
             )
         stem = self.image_encoder.transformer.patch_embed
         if isinstance(stem, ConvStem):
-            stem.apart = True
+            stem.apart, stem.through = True, through_small
         self.patch: int = stem.patch_size[0]
         self.decoder_embed = nn.Linear(self.image_encoder.width, width)
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.register_buffer("positions", sincos(*self.grid, width), persistent=False)
         self.decoder = nn.Sequential(
+            # timm's blocks have norms of epsilon 1e-5; the published decoder's have 1e-6.
             *(Block(width, heads, qkv_bias=True) for _ in range(config.depth)),
             nn.LayerNorm(width, eps=1e-6),
         )
         self.decoder_pixels = nn.Linear(width, 3 * self.patch**2)
 
-    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Hide patches of one view of each picture and guess them.
 
         Evaluation hides patches as well, of the pictures as they are.
 
         Returns:
-            "loss", which is stepped on, and what is only logged: "feature_std" and "rank" of
-            [CLS] (see `cmssf_lib.methods.collapse`).
+            As `Method.loss`; the "embeddings" are the [CLS] vectors. There is no "chance".
         """
-        with stopwatch("views"), torch.no_grad():
-            images = self.views(batch.images) if self.training else batch.images
-            images = self.image_encoder.resized(images).clamp(0, 1)
-            keep, mask = patch_mask(
-                len(images), math.prod(self.grid), self.config.mask_ratio, device=images.device
-            )
-            patches = patchify(images, self.patch)  # (b, n, values)
+        images = self.views(batch.images) if self.training else batch.images
+        images = self.image_encoder.resized(images)
+        keep, mask = patch_mask(
+            len(images), math.prod(self.grid), self.config.mask_ratio, device=images.device
+        )
+        patches = patchify(images, self.patch)  # (b, n, values)
         tokens = self.image_encoder.tokens(images, keep=keep)  # (b, 1 + kept, width)
         loss = mae_loss(self.decode(tokens, keep), patches, mask, self.config.normalise)
-        with stopwatch("logging"), torch.no_grad():
-            logged = {"feature_std": feature_std(tokens[:, 0]), "rank": rank(tokens[:, 0])}
-        return {"loss": loss, **logged}
+        return {"loss": loss, "embeddings": tokens[:, 0].detach()}
 
     def decode(
         self, tokens: Float[Tensor, "b seen width"], keep: Int64[Tensor, "b kept"]
@@ -113,27 +122,10 @@ class MAE(nn.Module):
         decoded = self.decoder(torch.cat([cls, whole + self.positions], dim=1))
         return self.decoder_pixels(decoded[:, 1:])
 
-    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Return `loss`; PyTorch's wrappers for several processes call a module this way."""
-        return self.loss(batch)
-
-    def after_step(self, progress: float) -> None:
-        """Do nothing: all that MAE learns, it learns by the gradient.
-
-        Args:
-            progress: Part of the training that is done, 0 to 1.
-        """
-
-    def features(
-        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
-    ) -> Float[Tensor, "b width"]:
-        """Return the encoder's [CLS] vector with all patches visible: no mask, no decoder."""
-        return self.image_encoder(images)
-
     @torch.no_grad()
     def reconstruct(
         self,
-        images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"],
+        images: Images,
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "b 3 size size"], Bool[Tensor, "b rows columns"]]:
         """Hide patches and fill in the guesses, for a figure.
@@ -149,7 +141,7 @@ class MAE(nn.Module):
         Returns:
             The pictures, guesses in their hidden places; and which patches were hidden.
         """
-        images = self.image_encoder.resized(images).clamp(0, 1)
+        images = self.image_encoder.resized(as_float(images))
         keep, mask = patch_mask(
             len(images),
             math.prod(self.grid),
@@ -176,7 +168,67 @@ def sincos(rows: int, columns: int, width: int) -> Float[Tensor, "places width"]
         columns: Of the grid.
         width: Of the code, a multiple of 4.
     """
-    hertz = 10_000.0 ** -(torch.arange(width // 4) / (width // 4))
+    frequency = 10_000.0 ** -(torch.arange(width // 4) / (width // 4))
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    angles = [place.reshape(-1, 1) * hertz for place in (y, x)]  # (places, width / 4) each
+    angles = [place.reshape(-1, 1) * frequency for place in (y, x)]  # (places, width / 4) each
     return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
+
+
+def kept_patches(patches: int, ratio: float) -> int:
+    """Return how many of the patches stay visible when a part of them is hidden.
+
+    Args:
+        patches: Of a picture.
+        ratio: Part that is hidden.
+
+    Raises:
+        ValueError: If the ratio is not strictly between 0 and 1, or so near to one of them that
+            every patch or none would be visible.
+    """
+    if not 0 < ratio < 1:
+        raise ValueError(f"the mask ratio lies between 0 and 1, both excluded; got {ratio}")
+    # Rounded down, as in the paper's code; 10 · (1 - 0.9) is a little under 1 in floats.
+    kept = math.floor(patches * (1 - ratio) + 1e-6)
+    if not 0 < kept < patches:
+        raise ValueError(
+            f"a mask ratio of {ratio} leaves {kept} of {patches} patches visible; at least one "
+            "must be visible and one hidden. Change the ratio, or use smaller patches"
+        )
+    return kept
+
+
+def patch_mask(
+    b: int,
+    patches: int,
+    ratio: float,
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[Int64[Tensor, "b kept"], Bool[Tensor, "b patches"]]:
+    """Draw for each picture which patches are hidden.
+
+    Every picture's patches are shuffled by sorting random numbers; the first few stay. So all
+    pictures keep equally many, and a batch of them is one tensor.
+
+    Args:
+        b: Number of pictures.
+        patches: Patches of a picture.
+        ratio: Part that is hidden (see `kept_patches`).
+        generator: Of random numbers, on ``device``.
+        device: Where the results are wanted.
+
+    Returns:
+        Where the visible patches stand, and a mask that is true for the hidden ones.
+
+    Raises:
+        ValueError: As `kept_patches`.
+
+    References:
+        He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners" (MAE), section 3,
+        "Simple implementation".
+    """
+    kept = kept_patches(patches, ratio)
+    noise = torch.rand(b, patches, generator=generator, device=device, dtype=torch.float32)
+    keep = noise.argsort(dim=1)[:, :kept]  # (b, kept)
+    mask = torch.ones(b, patches, dtype=torch.bool, device=device)
+    return keep, mask.scatter_(1, keep, False)

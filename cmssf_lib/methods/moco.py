@@ -11,25 +11,34 @@ Vision Transformers").
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cmssf_lib.data import Batch
 from cmssf_lib.encoders import BatchNormHead, ImageEncoder
-from cmssf_lib.losses import moco_loss
-from cmssf_lib.losses.two_views import check_temperature
-from cmssf_lib.methods.checks import check_batch, check_momentum
-from cmssf_lib.methods.collapse import spread
-from cmssf_lib.methods.ema import momentum_copy, momentum_update
-from cmssf_lib.presets import MoCoConfig, VisionConfig
-from cmssf_lib.timing import stopwatch
-from cmssf_lib.views import Views
+from cmssf_lib.losses import moco_loss, require_temperature
+from cmssf_lib.methods.base import Method, require_two_pictures
+from cmssf_lib.methods.ema import momentum_copy, momentum_update, require_momentum
+from cmssf_lib.views import Views, ViewsConfig
 
 
-class MoCo(nn.Module):
+@dataclass(frozen=True)
+class MoCoConfig:
+    """MoCo (chapter 5)."""
+
+    hidden: int  # width of the projection head's hidden layer
+    dim: int  # dimensions in which views are compared
+    temperature: float  # divides the cosine similarities
+    queue: int  # keys that are kept as negatives; a multiple of the batch size
+    in_batch: bool  # whether the keys of the batch's other pictures are negatives as well
+    momentum: float  # part of itself that the momentum encoder keeps in a step
+    views: ViewsConfig  # how the two views of a picture are made
+
+
+class MoCo(Method):
     """Learns without labels, with more negatives than a batch holds.
 
     The loss is asymmetric, as in the paper: the first view asks, the second answers. A symmetric
@@ -42,10 +51,10 @@ class MoCo(nn.Module):
     While training, batch norm lets the pictures of a batch see each other, and a query and its
     key share a batch. The paper shuffles the keys among several GPUs against it, which on one
     device does nothing. An encoder can do without batch norm (``norm="group"``); the head keeps
-    its own, without which a short training uses few directions (watch "rank").
+    its own, without which a short training uses few directions (watch "effective_rank").
 
     Args:
-        vision: The image encoder.
+        image_encoder: Trained; kept.
         config: Head, temperature, queue, momentum, views.
 
     Attributes:
@@ -53,74 +62,68 @@ class MoCo(nn.Module):
             random directions, as the paper's does.
 
     Raises:
-        ValueError: If the temperature or the queue is not positive, the momentum not between 0
-            and 1, or the encoder's configuration inconsistent.
+        ValueError: If the temperature or the queue is not positive, or the momentum not between
+            0 and 1.
     """
 
     queue: Tensor
 
-    def __init__(self, vision: VisionConfig, config: MoCoConfig) -> None:
+    def __init__(self, image_encoder: ImageEncoder, config: MoCoConfig) -> None:
         super().__init__()
-        check_temperature(config.temperature)
-        check_momentum(config.momentum)
+        require_temperature(config.temperature)
+        require_momentum(config.momentum)
         if config.queue < 1:
             raise ValueError(f"the queue holds {config.queue} keys; expected at least one batch")
         self.config = config
         self.views = Views(config.views)
-        self.image_encoder = ImageEncoder(vision)
-        self.head = BatchNormHead(self.image_encoder.width, config.hidden, config.dim)
+        self.image_encoder = image_encoder
+        self.head = BatchNormHead(image_encoder.width, config.hidden, config.dim)
         self.momentum_encoder = momentum_copy(self.image_encoder)
         self.momentum_head = momentum_copy(self.head)
         # A buffer: part of state_dict, and so of every checkpoint.
         self.register_buffer("queue", F.normalize(torch.randn(config.queue, config.dim), dim=1))
 
-    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Ask each first view for its second among the queue's keys.
 
         Training then puts the batch's keys into the queue. Evaluation draws views as well (two
         equal pictures would be no question), but leaves the queue as it is.
 
         Returns:
-            "loss", which is stepped on, and what is only logged: the mean similarity of a
-            query with its own key ("positive_similarity") and with the queue's
-            ("negative_similarity"), "feature_std", "rank" and "chance" (see
-            `cmssf_lib.methods.collapse`).
+            As `Method.loss`, with the mean similarity of a query with its own key
+            ("positive_similarity") and with the queue's ("negative_similarity").
 
         Raises:
             ValueError: If the batch holds a single picture, or, in training, the queue is not a
                 whole number of batches.
         """
-        check_batch(batch)
+        require_two_pictures(batch)
         if self.training and len(self.queue) % len(batch):
             raise ValueError(
                 f"a queue of {len(self.queue)} keys is not a whole number of batches of "
                 f"{len(batch)}: choose a queue that is a multiple of the batch size"
             )
-        with stopwatch("views"), torch.no_grad():
-            both = self.views(batch.images.repeat(2, 1, 1, 1))  # (2b, 3, h, w)
+        both = self.views(batch.images.repeat(2, 1, 1, 1))  # (2b, 3, h, w)
         first, second = both.chunk(2)
-        query = self.head(self.features(first))  # (b, dim)
+        query = self.head(self.image_encoder.encode(first))  # (b, dim)
         with torch.no_grad():
-            key = F.normalize(self.momentum_head(self.momentum_encoder(second)), dim=1)
+            key = F.normalize(self.momentum_head(self.momentum_encoder.encode(second)), dim=1)
         queue = self.queue  # as it was: with its own key in it, a query would push that away
         in_batch = self.config.in_batch
         loss = moco_loss(query, key, queue, self.config.temperature, in_batch=in_batch)
         if self.training:
             # First in, first out. A new tensor: `loss` still needs the old one for its gradient.
             self.queue = torch.cat([queue[len(key) :], key])
-        with stopwatch("logging"), torch.no_grad():
-            unit = F.normalize(query, dim=1)
-            logged = {
-                "positive_similarity": (unit * key).sum(dim=1).mean(),
-                # The mean over all pairs is the product of the means.
-                "negative_similarity": unit.mean(dim=0) @ queue.mean(dim=0),
-            }
+        unit = F.normalize(query.detach(), dim=1)
         candidates = len(queue) + (len(key) if in_batch else 1)
-        return {"loss": loss, **logged, **spread(query, math.log(candidates))}
-
-    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Return `loss`; PyTorch's wrappers for several processes call a module this way."""
-        return self.loss(batch)
+        return {
+            "loss": loss,
+            "positive_similarity": (unit * key).sum(dim=1).mean(),
+            # The mean over all pairs is the product of the means.
+            "negative_similarity": unit.mean(dim=0) @ queue.mean(dim=0),
+            "embeddings": query.detach(),
+            "chance": torch.tensor(math.log(candidates)),
+        }
 
     def after_step(self, progress: float) -> None:
         """Move the momentum encoder, after each step of the optimizer.
@@ -134,9 +137,3 @@ class MoCo(nn.Module):
         """
         momentum_update(self.image_encoder, self.momentum_encoder, self.config.momentum)
         momentum_update(self.head, self.momentum_head, self.config.momentum)
-
-    def features(
-        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
-    ) -> Float[Tensor, "b width"]:
-        """Return the image encoder's [CLS] vector: no head, no view."""
-        return self.image_encoder(images)

@@ -5,41 +5,49 @@ Learning") is SimCLR with labels: all views of a class are each other's partners
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmssf_lib.data import Batch
 from cmssf_lib.encoders import ImageEncoder, ProjectionHead
-from cmssf_lib.losses import supcon_loss
-from cmssf_lib.losses.two_views import check_temperature
-from cmssf_lib.methods.checks import check_batch
-from cmssf_lib.methods.collapse import spread
-from cmssf_lib.methods.simclr import similarities
-from cmssf_lib.presets import SupervisedConfig, VisionConfig
-from cmssf_lib.timing import stopwatch
-from cmssf_lib.views import Views, as_float
+from cmssf_lib.losses import require_temperature, supcon_loss
+from cmssf_lib.methods.base import Method, require_two_pictures, similarities
+from cmssf_lib.views import Views, ViewsConfig
 
 LOSSES = ("cross_entropy", "supcon")
 
 
-class Supervised(nn.Module):
+@dataclass(frozen=True)
+class SupervisedConfig:
+    """Learning with labels, for comparison."""
+
+    loss: str  # "cross_entropy" or "supcon"
+    hidden: int  # width of the projection head's hidden layer (supcon)
+    dim: int  # dimensions in which views are compared (supcon)
+    temperature: float  # divides the cosine similarities (supcon)
+    views: ViewsConfig  # how a view of a picture is made
+
+
+class Supervised(Method):
     """Learns from labels.
 
     Args:
-        vision: The image encoder.
+        image_encoder: Trained; kept.
         config: Which loss; views; for SupCon also the head (the paper's MLP with one hidden
             layer) and the temperature.
         classes: Number of classes; at least two.
 
     Raises:
-        ValueError: If the loss is unknown, there are fewer than two classes, the temperature is
-            not positive, or the encoder's configuration inconsistent.
+        ValueError: If the loss is unknown, there are fewer than two classes, or the temperature
+            is not positive.
     """
 
-    def __init__(self, vision: VisionConfig, config: SupervisedConfig, classes: int) -> None:
+    lasting = ("image_encoder.", "head.")
+
+    def __init__(self, image_encoder: ImageEncoder, config: SupervisedConfig, classes: int) -> None:
         super().__init__()
         if config.loss not in LOSSES:
             raise ValueError(f"unknown loss {config.loss!r}; choose one of {', '.join(LOSSES)}")
@@ -47,20 +55,20 @@ class Supervised(nn.Module):
             raise ValueError(
                 f"there is nothing to learn from {classes} class: expected two or more"
             )
-        check_temperature(config.temperature)
+        require_temperature(config.temperature)
         self.config = config
         self.classes = classes
         self.views = Views(config.views)
-        self.image_encoder = ImageEncoder(vision)
-        width = self.image_encoder.width
-        # Thrown away after training, both of them: `features` ends before.
+        self.image_encoder = image_encoder
+        width = image_encoder.width
+        # `features` ends before either of them.
         self.head: nn.Module = (
             nn.Linear(width, classes)
             if config.loss == "cross_entropy"
             else ProjectionHead(width, config.hidden, config.dim)
         )
 
-    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Ask for the class of every picture, or compare every view with every other.
 
         Training shows a picture in one random view (cross-entropy) or two (SupCon). Evaluation
@@ -68,10 +76,8 @@ class Supervised(nn.Module):
         pictures would be no question. It changes no state.
 
         Returns:
-            "loss", which is stepped on, and what is only logged: "accuracy" (cross-entropy) or
-            "positive_similarity" and "negative_similarity" of pictures, not of classes
-            (SupCon); "feature_std" and "rank" of the features or the embeddings, and "chance"
-            (see `cmssf_lib.methods.collapse`).
+            As `Method.loss`, with "accuracy" (cross-entropy), or "positive_similarity" and
+            "negative_similarity" of pictures, not of classes (SupCon).
 
         Raises:
             ValueError: If a label is none of the classes, or for SupCon the batch holds a single
@@ -85,40 +91,25 @@ class Supervised(nn.Module):
             )
         return self._supcon(batch) if self.config.loss == "supcon" else self._classify(batch)
 
-    def _classify(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        with stopwatch("views"), torch.no_grad():
-            images = self.views(batch.images) if self.training else as_float(batch.images)
-        features = self.features(images)  # (b, width)
+    def _classify(self, batch: Batch) -> dict[str, Tensor]:
+        images = self.views(batch.images) if self.training else batch.images
+        features = self.image_encoder.encode(images)  # (b, width)
         logits = self.head(features)  # (b, classes)
-        with stopwatch("logging"), torch.no_grad():
-            accuracy = (logits.argmax(dim=1) == batch.labels).float().mean()
+        right = logits.detach().argmax(dim=1) == batch.labels
         return {
             "loss": F.cross_entropy(logits, batch.labels),
-            "accuracy": accuracy,
-            **spread(features, math.log(self.classes)),
+            "accuracy": right.float().mean(),
+            "embeddings": features.detach(),
+            "chance": torch.tensor(math.log(self.classes)),
         }
 
-    def _supcon(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        check_batch(batch)
-        with stopwatch("views"), torch.no_grad():
-            both = self.views(batch.images.repeat(2, 1, 1, 1))  # (2b, 3, h, w)
-        a, b = self.head(self.features(both)).chunk(2)  # (b, dim) each
-        loss = supcon_loss(a, b, batch.labels, self.config.temperature)
-        return {"loss": loss, **similarities(a, b), **spread(a, math.log(2 * len(batch) - 1))}
-
-    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Return `loss`; PyTorch's wrappers for several processes call a module this way."""
-        return self.loss(batch)
-
-    def after_step(self, progress: float) -> None:
-        """Do nothing: all that is learned, is learned by the gradient.
-
-        Args:
-            progress: Part of the training that is done, 0 to 1.
-        """
-
-    def features(
-        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
-    ) -> Float[Tensor, "b width"]:
-        """Return the image encoder's [CLS] vector: no head, no view."""
-        return self.image_encoder(images)
+    def _supcon(self, batch: Batch) -> dict[str, Tensor]:
+        require_two_pictures(batch)
+        both = self.views(batch.images.repeat(2, 1, 1, 1))  # (2b, 3, h, w)
+        a, b = self.head(self.image_encoder.encode(both)).chunk(2)  # (b, dim) each
+        return {
+            "loss": supcon_loss(a, b, batch.labels, self.config.temperature),
+            **similarities(a, b),
+            "embeddings": a.detach(),
+            "chance": torch.tensor(math.log(2 * len(batch) - 1)),
+        }

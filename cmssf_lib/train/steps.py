@@ -1,18 +1,22 @@
-"""How large a step is, for which parameter, when none must be taken, and what is kept of it all."""
+"""A training's settings, and how large a step is, for which parameter, in how much memory."""
 
+import errno
 import math
+import shutil
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
+import psutil
 import torch
-from jaxtyping import Float
 from timm.optim import Muon
 from torch import Tensor, nn
 
-from cmssf_lib.data import ImageTextData
-from cmssf_lib.presets import TrainConfig
-from cmssf_lib.runs import Run
+from cmssf_lib.data.image_text import ImageTextData
+from cmssf_lib.methods.base import Method
 
 SCHEDULES = ("constant", "cosine")
 #: Not fp16: it needs a scale for the gradients that is found by letting steps fail.
@@ -27,7 +31,28 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def check(config: TrainConfig, data: ImageTextData) -> None:
+@dataclass(frozen=True)
+class TrainConfig:
+    """How `fit` trains."""
+
+    epochs: int  # passes through the data
+    batch_size: int  # pictures a step, over all processes
+    lr: float  # largest learning rate
+    # Factor on it for the text tower. While the pictures cannot tell two digits apart, the loss
+    # pulls the two captions together; a slow text tower keeps them apart until the pictures can.
+    text_lr: float
+    weight_decay: float  # on matrices only, never on biases, norms or the logit scale
+    optimizer: str  # "adam", "adamw" or "muon" (the image tower's matrices; the rest has AdamW)
+    schedule: str  # "constant" or "cosine"
+    warmup: float  # part of all steps over which the learning rate rises to `lr`
+    clip: float  # largest norm of the gradient; 0 for no limit
+    seed: int = 0  # of everything random
+    precision: str = "no"  # or "bf16" (accelerate's mixed precision)
+    checkpoint_minutes: float = 5.0  # between checkpoints; there is one after every epoch as well
+    half_weights: bool = False  # round matrices to half precision at the end; measured is then kept
+
+
+def require_trainable(config: TrainConfig, data: ImageTextData) -> None:
     """Refuse what cannot work, before any work is done.
 
     Raises:
@@ -58,35 +83,51 @@ def check(config: TrainConfig, data: ImageTextData) -> None:
         )
 
 
-def check_processes(method: nn.Module, config: TrainConfig, count: int) -> None:
+def require_one_model(method: Method, config: TrainConfig, processes: int) -> None:
     """Refuse several processes where they would train another model than one does.
 
     Raises:
         ValueError: If the batch does not divide among them, or pictures of one process only would
             be compared or normed with each other.
     """
-    if count == 1:
+    if processes == 1:
         return
-    if config.batch_size % count:
+    if config.batch_size % processes:
         raise ValueError(
-            f"batch_size={config.batch_size} does not divide among {count} processes: choose a "
+            f"batch_size={config.batch_size} does not divide among {processes} processes: choose a "
             "multiple"
         )
-    if not getattr(method, "compares_all_processes", False):
-        raise ValueError(
-            f"{type(method).__name__} would compare the pictures of one process only, and "
-            f"{count} were started: start a single one"
-        )
-    if getattr(method, "image_task", None) is not None:
-        task = type(method.image_task).__name__
-        raise ValueError(
-            f"{task}, which the image encoder learns beside (cmssf.image_loss), would compare the "
-            f"pictures of one process only, and {count} were started: start a single one"
-        )
+    for part in method.modules():
+        if isinstance(part, Method) and not part.compares_all_processes:
+            beside = "" if part is method else ", which is learned beside,"
+            raise ValueError(
+                f"{type(part).__name__}{beside} would compare the pictures of one process only, "
+                f"and {processes} were started: start a single one"
+            )
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.modules()):
         raise ValueError(
-            f"batch norm would norm the pictures of each of the {count} processes by themselves: "
-            "take vision.norm=group, or start a single one"
+            f"batch norm would norm the pictures of each of the {processes} processes by "
+            "themselves: take vision.norm=group, or start a single one"
+        )
+
+
+def require_room(folder: Path, needed: float, what: str) -> None:
+    """Refuse to begin what would not fit on the disk.
+
+    Args:
+        folder: Where it is to be; it is there.
+        needed: Bytes.
+        what: For the message.
+
+    Raises:
+        OSError: If there are fewer bytes free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{folder} has {free / 1e6:,.0f} MB free and {what} take {needed / 1e6:,.0f} MB: free "
+            "some space or choose another folder",
         )
 
 
@@ -154,25 +195,6 @@ def make_optimizer(method: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     )
 
 
-def stop_if_not_finite(
-    loss: Float[Tensor, ""], norm: Float[Tensor, ""], epoch: int, step: int, run: Run
-) -> None:
-    """Refuse a step that would spoil the weights.
-
-    Raises:
-        FloatingPointError: If the loss or the norm of its gradient is not a finite number.
-    """
-    if torch.isfinite(loss) and torch.isfinite(norm):
-        return
-    there = run.path is not None and (run.path / "checkpoint.safetensors").is_file()
-    kept = f"The last checkpoint in {run.path} is untouched. " if there else ""
-    raise FloatingPointError(
-        f"the loss is {loss.item():.4g} and the gradient's norm {norm.item():.4g} in epoch "
-        f"{epoch + 1}, step {step + 1}: training stopped before the step. {kept}"
-        "A lower learning rate, a longer warm-up or clip=1 are the usual cures"
-    )
-
-
 @torch.no_grad()
 def round_weights(method: nn.Module) -> None:
     """Round matrices to what half precision holds: ten binary digits behind the first.
@@ -182,3 +204,33 @@ def round_weights(method: nn.Module) -> None:
     for tensor in method.state_dict().values():
         if tensor.dtype == torch.float32 and tensor.ndim > 1:
             tensor.copy_(tensor.half())
+
+
+@contextmanager
+def within_memory(device: torch.device) -> Iterator[None]:
+    """Stop a forward pass that keeps more for its backward pass than there is memory.
+
+    The system would otherwise end the process without a word, or swap for hours.
+
+    Raises:
+        MemoryError: As soon as that is certain, before the memory is used up.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + unused
+    else:
+        free = int(psutil.virtual_memory().available)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()  # that several operations keep, and is there once
+        kept[storage.data_ptr()] = storage.nbytes()
+        if (needed := sum(kept.values())) > free:
+            raise MemoryError(
+                f"a step takes more than {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: "
+                "choose a smaller batch, fewer or smaller views, or a smaller encoder"
+            )
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield

@@ -12,28 +12,32 @@ Every file is written beside its place and then moved there, so a crash or a ful
 the old one whole. Nothing is pickled.
 """
 
-import csv
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch import nn
 
-from cmssf_lib.data import ImageTextData
-from cmssf_lib.runs.command import train_command
-from cmssf_lib.runs.files import (
+from cmssf_lib.files import (
+    flat,
+    lock_folder,
     read_arrays,
     read_json,
     read_table,
     read_tensors,
-    replace_file,
+    records,
     write_arrays,
     write_json,
+    write_table,
     write_tensors,
 )
-from cmssf_lib.runs.setup import build, records
+
+#: Settings that say how a result is reached, and not which: they may change on the way. The
+#: pictures may have moved; the fingerprint says whether they are the same.
+MAY_CHANGE = ("train.checkpoint_minutes", "cmssf.chunk", "cmssf.micro_batch", "data.path")
 
 
 class Run:
@@ -70,15 +74,15 @@ class Run:
         run = cls(path)
         folder = Path(path)
         if not (folder / "config.json").is_file():
-            beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json"))
+            beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json")) or ["none"]
             raise FileNotFoundError(
-                f"no run at {folder} (it has no config.json); runs beside it: "
-                f"{', '.join(beside) or 'none'}"
+                f"no run at {folder} (it has no config.json); runs beside it: {', '.join(beside)}"
             )
-        run.config = read_json(folder / "config.json")
-        for name in ("environment", "results"):
-            if (folder / f"{name}.json").is_file():
-                setattr(run, name, read_json(folder / f"{name}.json"))
+        for name in ("config", "environment", "results"):
+            if (path := folder / f"{name}.json").is_file():
+                setattr(run, name, found := read_json(path))
+                if not isinstance(found, dict):
+                    raise ValueError(f"{path} is damaged: it holds {found!r} and no names")
         if (folder / "history.csv").is_file():
             run.history = read_table(folder / "history.csv")
         if (folder / "outputs.npz").is_file():
@@ -102,17 +106,21 @@ class Run:
     def recorded(self) -> bool:
         """Whether it is one of the book's recorded runs."""
         try:
-            root = records().resolve()
+            return self.path is not None and self.path.resolve().is_relative_to(records().resolve())
         except FileNotFoundError:
             return False
-        return self.path is not None and self.path.resolve().is_relative_to(root)
 
     @property
     def command(self) -> str:
-        """The shell command that makes this run again."""
+        """The shell command that makes this run again, or made it."""
         if self.recorded:
             return f"cmssf reproduce {self.name}"
-        return train_command(self.config) if "method" in self.config else "a call of fit"
+        return str(self.environment.get("command", "a call of fit"))
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The file from which an unfinished run goes on; ``None`` for a run in memory."""
+        return None if self.path is None else self.path / "checkpoint.safetensors"
 
     @property
     def finished(self) -> bool:
@@ -144,17 +152,9 @@ class Run:
             if getattr(self, name):
                 write_json(self.path / f"{name}.json", getattr(self, name))
         if self.history:
-            replace_file(self.path / "history.csv", self._write_history)
+            write_table(self.path / "history.csv", self.history)
         if self.outputs:
             write_arrays(self.path / "outputs.npz", self.outputs)
-
-    def _write_history(self, path: Path) -> None:
-        columns = list(dict.fromkeys(key for row in self.history for key in row))
-        with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            for row in self.history:
-                writer.writerow({key: f"{value:.8g}" for key, value in row.items()})
 
     def save_weights(self, method: nn.Module) -> None:
         """Write ``model.safetensors``; nothing happens to a run in memory.
@@ -168,65 +168,80 @@ class Run:
                     tensors[name] = tensor.half()
             write_tensors(self.path / "model.safetensors", tensors, {"format": "cmssf-weights-1"})
 
-    def method(self, data: ImageTextData) -> nn.Module:
-        """Build the run's method, fill it with its weights and set it to evaluation mode.
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint from which the run goes on."""
+        return self.checkpoint is not None and self.checkpoint.is_file()
 
-        Args:
-            data: The training data, whose captions the tokenizer was built from.
+    @property
+    def has_weights(self) -> bool:
+        """Whether ``model.safetensors`` is there."""
+        return self.path is not None and (self.path / "model.safetensors").is_file()
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Read ``model.safetensors``.
 
         Raises:
             FileNotFoundError: If the run has no weights (recorded quick runs hold none), or is
                 not finished.
-            ValueError: If the weights are damaged or belong to another model.
+            ValueError: If the file is damaged.
         """
-        if self.path is None or not (self.path / "model.safetensors").is_file():
-            if self.path is not None and (self.path / "checkpoint.safetensors").is_file():
-                raise FileNotFoundError(
-                    f"the run {self.name} is not finished; go on with what began it: {self.command}"
-                    f"{'' if self.recorded else f' --run {self.path}'}"
-                )
-            raise FileNotFoundError(
-                f"the run {self.name} holds no weights; make it again with: {self.command}"
+        if self.path is None or not self.has_weights:
+            why = (
+                "is not finished; go on with"
+                if self.begun
+                else "holds no weights; make it again with"
             )
-        config = self.config
-        if "vision" in config:  # the weights are here, whatever they began as
-            config = {**config, "vision": {**config["vision"], "weights": ""}}
-        method = build(config, data)
-        tensors, _ = read_tensors(self.path / "model.safetensors", "cmssf-weights-1")
-        own = method.state_dict()
-        differ = sorted(
-            key
-            for key in own.keys() | tensors.keys()
-            if key not in own or key not in tensors or own[key].shape != tensors[key].shape
-        )
-        if differ:
-            raise ValueError(
-                f"the weights of {self.name} do not fit the model its config.json describes; "
-                f"missing, unexpected or of another shape: {', '.join(differ[:5])}"
-            )
-        method.load_state_dict(tensors)
-        return method.eval()
+            raise FileNotFoundError(f"the run {self.name} {why}: {self.command}")
+        return read_tensors(self.path / "model.safetensors", "cmssf-weights-1")[0]
 
-    def lock(self) -> FileLock:
-        """Return a lock that only one process at a time can hold; it dies with its process.
+    def state(self) -> Literal["new", "under way", "trained", "measured"]:
+        """Say how far the run in this run's folder has come; a run in memory is new.
+
+        A folder in which no step was taken is new as well: a first try with a setting that could
+        not work must not bind the second.
 
         Raises:
-            RuntimeError: If another process is training in this folder.
+            ValueError: If a run was begun there with another configuration; the message names the
+                fields that differ.
         """
+        if self.path is None or not (self.path / "config.json").is_file():
+            return "new"
+        old = Run.load(self.path)
+        if not (self.begun or self.has_weights or old.history or old.results):
+            return "new"
+        recorded, asked = flat(old.config), flat(self.config)
+        differ = [
+            f"{key} (recorded {recorded.get(key)!r}, asked for {asked.get(key)!r})"
+            for key in sorted(recorded.keys() | asked.keys())
+            if recorded.get(key) != asked.get(key) and key not in MAY_CHANGE
+        ]
+        if differ:
+            raise ValueError(
+                f"{self.path} holds a run with another configuration: {'; '.join(differ)}. "
+                "Go on with the recorded one, or choose another folder"
+            )
+        if old.results:
+            return "measured"
+        return "trained" if self.has_weights and not self.begun else "under way"
+
+    def lock(self) -> FileLock:
+        """Keep other processes from training in this folder (see `lock_folder`)."""
         assert self.path is not None, "a run in memory needs no lock"
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise RuntimeError(
-                f"another process is training in {self.path}: wait for it, stop it, or choose "
-                "another folder"
-            ) from error
-        return lock
+        return lock_folder(self.path)
 
 
 def all_runs(root: str | Path) -> list[Run]:
-    """Load every run below a folder, by name; other folders with a config.json are passed over."""
-    found = [p.parent for p in sorted(Path(root).rglob("config.json"))]
-    return [Run.load(folder) for folder in found if "train" in read_json(folder / "config.json")]
+    """Load every run below a folder, by name.
+
+    Other folders with a config.json are passed over. A run that is damaged is named in a warning,
+    and keeps none of the others from being loaded.
+    """
+    runs = []
+    for path in sorted(Path(root).rglob("config.json")):
+        try:
+            if "train" in (found := Run.load(path.parent)).config:
+                runs.append(found)
+        except (ValueError, OSError) as error:
+            warnings.warn(f"passed over: {error}", stacklevel=2)
+    return runs

@@ -1,23 +1,50 @@
-"""A tower that does not learn says the same in every epoch: it is asked once."""
+"""What a training costs, counted; and a tower that does not learn, which is asked only once."""
 
+import copy
 import hashlib
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from cmssf_lib.cmssf import CMSSF
-from cmssf_lib.data import ImageTextData
+from cmssf_lib.data import Batch, ImageTextData
 from cmssf_lib.data.batch import step_seed
 from cmssf_lib.data.picture_files import cache_folder
-from cmssf_lib.runs import read_tensors, write_tensors
+from cmssf_lib.files import read_tensors, write_tensors
+from cmssf_lib.methods import CMSSF
+from cmssf_lib.train.steps import require_room
 from cmssf_lib.views import as_float
 
 FORMAT = "cmssf-features-1"
+
+
+def flops_per_picture(method: nn.Module, batch: Batch) -> float:
+    """Count the floating-point operations of a training step, forward and back, for one picture.
+
+    All that the step computes counts: both views, teachers, heads, a decoder, the texts. Of the
+    operations, those of matrix products, convolutions and attention do, a multiplication and an
+    addition as two. Norms and activations are left out, and so is the optimizer. Counted and not
+    timed: the same number on every machine.
+
+    Args:
+        method: Left as it is; a copy takes the step.
+        batch: Of the training's own size: captions that several pictures share are encoded once.
+    """
+    twin = copy.deepcopy(method).train()
+    twin.zero_grad()
+    devices = [batch.images.device] if batch.images.is_cuda else []
+    # Attention as plain matrix products: the counter knows not all of its fast versions, and a
+    # processor and a graphics card have different ones.
+    plain = sdpa_kernel(SDPBackend.MATH)
+    counter = FlopCounterMode(display=False)
+    with torch.random.fork_rng(devices), plain, counter:
+        twin(batch)["loss"].backward()
+    return float(counter.get_total_flops() / len(batch))
 
 
 @torch.no_grad()
@@ -79,11 +106,7 @@ def cache_features(
     say(f"{said}, to be kept in {file}" if keep else f"{said}, in memory")
     if keep:
         file.parent.mkdir(parents=True, exist_ok=True)
-        if (free := shutil.disk_usage(file.parent).free) < needed:
-            raise OSError(
-                f"{file.parent} has {free / 1e6:,.0f} MB free: choose fewer views, or another "
-                "place with CMSSF_CACHE"
-            )
+        require_room(file.parent, needed, "cached features (fewer views, or CMSSF_CACHE elsewhere)")
     features = _encode(method, data, views, seed, batch_size, progress)
     if keep:
         write_tensors(file, {"features": features}, {"format": FORMAT})
@@ -95,7 +118,8 @@ def _encode(
 ) -> Float[Tensor, "n views length"]:
     """Encode all pictures, each view of all of them after the other."""
     device = next(method.parameters()).device
-    features = torch.empty(len(data), max(1, views), method.image_encoder.width)
+    shape = (len(data), max(1, views), method.image_encoder.width)
+    features = torch.empty(shape, dtype=torch.float32)
     random_state = torch.get_rng_state()
     method.image_encoder.eval()
     starts = [(v, i) for v in range(max(1, views)) for i in range(0, len(data), batch_size)]

@@ -1,0 +1,226 @@
+"""What is watched while a method trains: where the seconds of a step go, and whether it collapses.
+
+A collapse is a low loss that was reached without looking at the pictures. Two numbers of the
+embeddings that the loss compared are logged after every step, and `diagnose` reads a row of a
+run's history and names the likely cause in a sentence.
+"""
+
+import math
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+#: Parts of a step that are not the encoders' arithmetic; together they should stay under 10 %.
+OVERHEAD = ("data", "views", "logging")
+
+CONSTANT = 0.1  # a `feature_std` below this: the embeddings are all but equal
+FEW = 2.5  # an effective rank below this: a line, or a plane, in a space of many dimensions
+SAME = 0.9999  # a similarity above this: the views themselves are equal
+SPREAD = 0.5  # a `feature_std` above this: pictures certainly differ
+PINNED = 0.98  # a loss above this part of its value at chance has not left it
+#: Part of a training, and epochs at least, in which a row that looks like a collapse is no news:
+#: every training begins near one.
+GRACE, GRACE_EPOCHS = 0.25, 2
+
+
+Item = TypeVar("Item")
+
+
+class Stopwatch:
+    """Adds up the seconds spent in named parts: ``with stopwatch("data"): ...``.
+
+    On a GPU the kernels run on after Python has moved on, so a part's seconds are those of its
+    launches, unless ``synchronise`` is set: then every part waits for its kernels, which gives
+    true shares and a slower run.
+    """
+
+    def __init__(self, *, synchronise: bool = False) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.synchronise = synchronise
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Add the time spent inside the ``with`` block to ``part``."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self.seconds[part] += self._now() - start
+
+    @contextmanager
+    def on(self, method: nn.Module, part: str) -> Iterator[None]:
+        """Time every call of the modules whose name ends with ``part``, inside the ``with`` block.
+
+        So a method can be timed that knows nothing of it: its "views" and "local_views", say.
+        """
+        starts: list[float] = []
+
+        def begin(*_: object) -> None:
+            starts.append(self._now())
+
+        def end(*_: object) -> None:
+            self.seconds[part] += self._now() - starts.pop()
+
+        hooks = []
+        for name, module in method.named_modules():
+            if name.endswith(part):
+                hooks += [
+                    module.register_forward_pre_hook(begin),
+                    module.register_forward_hook(end, always_call=True),
+                ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def each(self, items: Iterator[Item], part: str) -> Iterator[Item]:
+        """Go through ``items``, and add the time that each takes to arrive to ``part``."""
+        while True:
+            with self(part):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+
+    def reset(self) -> dict[str, float]:
+        """Return the seconds of each part so far, and start again from zero."""
+        seconds = dict(self.seconds)
+        self.seconds.clear()
+        return seconds
+
+    def _now(self) -> float:
+        if self.synchronise and torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+class CollapseWarning(UserWarning):
+    """A training is on its way to a constant answer, or to few directions; see `diagnose`."""
+
+
+def feature_std(z: Float[Tensor, "b dim"]) -> Float[Tensor, ""]:
+    """How far embeddings are spread over the sphere: about 1 if evenly, 0 if all are equal.
+
+    The standard deviation of each dimension over the batch, after each embedding is brought to
+    unit length; the mean of these, times √dim.
+
+    Args:
+        z: Embeddings of different pictures, of any length.
+
+    References:
+        Chen & He 2021, "Exploring Simple Siamese Representation Learning" (SimSiam), section 4.1.
+    """
+    z = z.to(torch.promote_types(z.dtype, torch.float32))  # half precision has too few digits
+    stds = F.normalize(z, dim=1).std(dim=0, correction=0)  # (dim,)
+    return stds.mean() * math.sqrt(z.shape[1])
+
+
+def effective_rank(z: Float[Tensor, "b dim"]) -> Float[Tensor, ""]:
+    """How many dimensions embeddings use: the effective rank of the matrix they form.
+
+    It lies between 1 (all on one line) and min(b, dim) (all directions alike), and need not be a
+    whole number: the exponential of the entropy of the singular values, scaled to sum to one.
+
+    Args:
+        z: Embeddings of different pictures.
+
+    Returns:
+        The effective rank, on the processor; 0 where all embeddings are zero, and nan where one
+        is not finite.
+
+    References:
+        Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality".
+    """
+    # The eigenvalues of the small (dim, dim) product are the squared singular values, and
+    # squaring halves the digits: hence double precision, on the processor, which always has it.
+    z = z.detach().cpu().double()
+    if not z.isfinite().all():
+        return z.new_tensor(math.nan)
+    product = z.T @ z if len(z) > z.shape[1] else z @ z.T
+    values = torch.linalg.eigvalsh(product).clamp(min=0).sqrt()
+    if values.sum() == 0:
+        return values.sum()
+    return torch.special.entr(values / values.sum()).sum().exp()
+
+
+def signs_of_collapse(z: Float[Tensor, "b dim"]) -> dict[str, Float[Tensor, ""]]:
+    """Return what is logged of the embeddings that a loss compared."""
+    return {"feature_std": feature_std(z), "effective_rank": effective_rank(z)}
+
+
+def warn_of_collapse(row: Mapping[str, float], epochs: int) -> bool:
+    """Warn if a row of the history shows a collapse; say whether it was so.
+
+    Args:
+        row: With its "epoch", from 1.
+        epochs: Of the whole training; in its first quarter nothing is said.
+    """
+    cause = diagnose(row) if row["epoch"] - 1 >= max(GRACE_EPOCHS, GRACE * epochs) else None
+    if cause:
+        warnings.warn(f"epoch {row['epoch']:.0f}: {cause}", CollapseWarning, stacklevel=5)
+    return cause is not None
+
+
+def diagnose(row: Mapping[str, float]) -> str | None:
+    """Name the likely cause if a row of a run's history shows a collapse.
+
+    Early in a training much of this is normal; a row after the first few epochs should be clean.
+
+    Args:
+        row: With any of "feature_std", "effective_rank", "loss", "chance",
+            "positive_similarity", "teacher_entropy" and "kl" (DINO). What is missing is not
+            looked at.
+
+    Returns:
+        A sentence, or ``None`` if nothing looks wrong.
+    """
+    std, directions = row.get("feature_std", math.nan), row.get("effective_rank", math.nan)
+    loss, chance = row.get("loss", math.nan), row.get("chance", math.nan)
+    entropy = row.get("teacher_entropy", math.nan)
+    # A comparison with nan is false, so each test below is passed over without its numbers.
+    if entropy > PINNED * chance:
+        return (
+            f"the teacher's output is uniform (entropy {entropy:.2f} of at most {chance:.2f}), so "
+            "the loss is pinned at ln K: the centre alone wins. Sharpen it: a lower teacher "
+            "temperature, or a slower centre"
+        )
+    # Both nearly zero is a collapse only if all pictures choose alike: where the views leave an
+    # easy answer, the teacher is rightly sure of each.
+    if entropy + row.get("kl", math.nan) < 0.01 * chance and not std > SPREAD:
+        return (
+            f"teacher and student agree on one prototype for every picture (loss {loss:.3f}): the "
+            "sharpening alone wins. Centre the teacher's output, or let the centre follow faster"
+        )
+    if std < CONSTANT:
+        return (
+            f"all pictures get nearly the same embedding (feature_std {std:.3f}, healthy is about "
+            "1): the output is constant. Look for a gradient that reaches the target network, a "
+            "missing predictor or centre, or too large a learning rate"
+        )
+    if directions < FEW:
+        return (
+            f"the embeddings use about {directions:.1f} directions of their space: they have "
+            "collapsed onto a line or a plane. Where nothing pushes negatives apart, look for a "
+            "gradient that reaches the target network or a target that is too fast; else lower "
+            "the temperature or take more negatives"
+        )
+    if std > CONSTANT and row.get("positive_similarity", math.nan) > SAME:
+        return (
+            "the two views of a picture have the same embedding to four digits: they differ too "
+            "little, and telling them from other pictures takes no learning. Widen the views"
+        )
+    if loss > PINNED * chance:
+        return (
+            f"the loss ({loss:.2f}) stands where equal embeddings put it ({chance:.2f}): nothing "
+            "is told apart yet. If it stays, change the learning rate, or lower the temperature"
+        )
+    return None
