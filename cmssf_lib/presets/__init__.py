@@ -4,32 +4,34 @@
 - ``standard``: CIFAR-10 and a small vision transformer with a convolutional stem.
 - ``paper``: the source chapter's own set-up (sections 3.3 and 3.4). For a GPU.
 
-The presets are frozen: ``dataclasses.replace`` makes a changed copy, nothing changes one
-behind the reader's back.
+Each is a flat file; the comment on a field stands where the field is declared. The presets are
+frozen: ``dataclasses.replace`` makes a changed copy, nothing changes one behind the reader's back.
 """
 
-from cmssf_lib.presets.choose import preset, start
-from cmssf_lib.presets.configs import (
-    CMSSFConfig,
-    DataConfig,
-    TextConfig,
-    TrainConfig,
-    ViewsConfig,
-    VisionConfig,
-)
-from cmssf_lib.presets.fusion import FusionConfig
-from cmssf_lib.presets.methods import (
+import os
+
+import torch
+
+from cmssf_lib.data import DataConfig
+from cmssf_lib.encoders import TextConfig, VisionConfig
+from cmssf_lib.evaluate import FineTuneConfig, JudgeConfig
+from cmssf_lib.fusion import FusionConfig
+from cmssf_lib.methods import (
     BYOLConfig,
+    CMSSFConfig,
     DINOConfig,
-    FineTuneConfig,
-    JudgeConfig,
     MAEConfig,
     MoCoConfig,
     SimCLRConfig,
     SupervisedConfig,
 )
-from cmssf_lib.presets.read import from_json
-from cmssf_lib.presets.sizes import METHODS, PAPER, PRESETS, QUICK, STANDARD, Preset
+from cmssf_lib.presets import paper, quick, standard
+from cmssf_lib.presets.paper import PAPER
+from cmssf_lib.presets.preset import METHODS, Preset, sections
+from cmssf_lib.presets.quick import QUICK
+from cmssf_lib.presets.standard import STANDARD
+from cmssf_lib.train import TrainConfig
+from cmssf_lib.views import ViewsConfig
 
 __all__ = [
     "METHODS",
@@ -53,7 +55,58 @@ __all__ = [
     "TrainConfig",
     "ViewsConfig",
     "VisionConfig",
-    "from_json",
     "preset",
+    "sections",
     "start",
 ]
+
+#: Of CMSSF; what other methods change stands in the files of the three sizes.
+PRESETS: dict[str, Preset] = {"quick": QUICK, "standard": STANDARD, "paper": PAPER}
+_BY_METHOD = {"quick": quick.METHODS, "standard": standard.METHODS, "paper": paper.METHODS}
+
+
+def preset(name: str | None = None, method: str = "cmssf") -> Preset:
+    """Look up a preset.
+
+    Args:
+        name: "quick", "standard" or "paper". Without it $CMSSF_PRESET decides, and without
+            that "standard" on a machine with a GPU and "quick" on any other.
+        method: What will be trained; data and training differ from method to method.
+
+    Raises:
+        ValueError: If there is no such preset or no such method.
+    """
+    usual = "standard" if torch.cuda.is_available() else "quick"
+    chosen = name or os.environ.get("CMSSF_PRESET") or usual
+    if chosen not in PRESETS:
+        origin = "" if name else " (from $CMSSF_PRESET)"
+        raise ValueError(f"unknown preset {chosen!r}{origin}; choose one of {', '.join(PRESETS)}")
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    return _BY_METHOD[chosen].get(method, PRESETS[chosen])
+
+
+def start(notebook: str) -> Preset:
+    """Print what a notebook is about to run, and on what, and return the chosen preset.
+
+    Every notebook calls this in its first cell.
+
+    Args:
+        notebook: Its name without the ending, such as "00_quickstart".
+    """
+    chosen = preset()
+    # The chapters' experiments are on digits, with settings of their own, on every machine.
+    shown = chosen if notebook.startswith(("00", "01")) else QUICK
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name(0)
+        advice = "CMSSF_PRESET=paper runs the source chapter's own set-up."
+    else:
+        device = "CPU"
+        advice = "In Colab: Runtime > Change runtime type > GPU, then run this cell again."
+    print(
+        f"{notebook}: preset {shown.name}; a training takes {shown.minutes}; running on {device}."
+    )
+    if shown is not chosen:
+        print(f"This chapter's digits stay as they are, though the preset {chosen.name} is chosen.")
+    print(f"Another preset: set CMSSF_PRESET to {', '.join(PRESETS)} before this cell. {advice}")
+    return chosen
