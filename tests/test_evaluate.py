@@ -9,16 +9,15 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from settings import CMSSFConfig, TextConfig, VisionConfig, new_cmssf
 from tensor_sizes import LargestTensor
 from torch import Tensor, nn
 
 from cmssf_lib.captions import scene_prompts
-from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import ImageTextData, Splits, digit_scenes
 from cmssf_lib.evaluate import (
     accuracy,
     class_captions,
-    classify,
     confusion,
     embed,
     embed_features,
@@ -29,16 +28,17 @@ from cmssf_lib.evaluate import (
     knn,
     monitor,
     nearest_pixels,
+    neighbours,
     pair_similarity,
     report,
     retrieval,
-    retrieve,
     zero_shot,
     zero_shot_prompts,
     zero_shot_prompts_from_captions,
 )
 from cmssf_lib.losses import duplicate_floor, image_text_loss
-from cmssf_lib.presets import CMSSFConfig, TextConfig, ViewsConfig, VisionConfig
+from cmssf_lib.methods import CMSSF
+from cmssf_lib.presets import ViewsConfig
 
 
 def rows(seed: int, n: int, dim: int) -> Tensor:
@@ -49,7 +49,7 @@ def cosine(x: Tensor, y: Tensor) -> float:
     return (x @ y / x.norm() / y.norm()).item()
 
 
-class Colours(nn.Module):
+class Colours(CMSSF):
     """A method that sees a picture's mean colour and reads a caption's colour words.
 
     It has what can go wrong in evaluation: dropout, batch statistics, and a part that stays in
@@ -57,9 +57,10 @@ class Colours(nn.Module):
     """
 
     WORDS = ("red", "green", "blue")
+    config = CMSSFConfig()
 
     def __init__(self) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.norm = nn.BatchNorm1d(3)
         self.dropout = nn.Dropout(0.5)
         self.frozen = nn.Linear(3, 3).eval()
@@ -182,7 +183,7 @@ def test_a_picture_and_its_mirror_image_are_in_one_place():
     images = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8)
     method = LeftHalf()
     left, right = embed_images(method, images), embed_images(method, images.flip(-1))
-    both = embed_mirrored(method, images, batch_size=2)
+    both = embed_mirrored(method, images)
     assert not torch.allclose(left, right)
     torch.testing.assert_close(both, F.normalize((left + right) / 2, dim=1))
     torch.testing.assert_close(both, embed_mirrored(method, images.flip(-1)))
@@ -251,8 +252,7 @@ def test_blocks_change_nothing(monkeypatch):
 
     whole = results()
     for block in (1, 60, 500):
-        monkeypatch.setattr(classify, "BLOCK", block)
-        monkeypatch.setattr(retrieve, "BLOCK", block)
+        monkeypatch.setattr(neighbours, "BLOCK", block)
         in_blocks = results()
         assert in_blocks[0] == whole[0]
         assert in_blocks[1] == pytest.approx(whole[1], abs=1e-6)
@@ -654,10 +654,10 @@ def test_report_of_a_method_that_sees_what_it_needs():
     # Backwards, so that the order of the captions is not that of the classes.
     test = colour_data(30, seed=2).subset(range(29, -1, -1))
     splits = Splits(colour_data(60, seed=1), test)
-    result = report(Colours(), splits, pixels=True)
-    assert set(result) == REPORTED | {"pixels_1nn"}
+    result = report(Colours(), splits)
+    assert set(result) == REPORTED
     assert all(type(value) is float for value in result.values())
-    for name in ("zero_shot", "knn", "pixels_1nn", "image_to_text_R@1", "text_to_image_mAP"):
+    for name in ("zero_shot", "knn", "image_to_text_R@1", "text_to_image_mAP"):
         assert result[name] == 1, name
     assert result["knn_k"] == 6
     # Ten pictures share each caption.
@@ -685,16 +685,13 @@ def test_each_class_that_uses_a_caption_asks_for_its_own_pictures():
     assert result["text_to_image_P@10"] == pytest.approx(1 / 3, abs=1e-6)  # red ones, three times
 
 
-def test_report_takes_given_prompts_and_neighbours():
+def test_report_takes_given_prompts():
     splits = Splits(colour_data(60), colour_data(30))
     wrong = [["blue"], ["red"], ["green"]]
-    result = report(Colours(), splits, prompts=wrong, k=60)
+    result = report(Colours(), splits, prompts=wrong)
     assert result["zero_shot"] == 0
-    assert result["knn_k"] == 60
     with pytest.raises(ValueError, match="no classes"):
         report(Colours(), splits, prompts=[])
-    with pytest.raises(ValueError, match="k is 61, but the bank holds 60"):
-        report(Colours(), splits, k=61)
 
 
 def test_report_refuses_one_class():
@@ -761,7 +758,7 @@ def test_an_untrained_cmssf_is_measured_near_chance():
     """The real model on the real scenes, end to end; nothing was learned, so nothing is known."""
     splits = digit_scenes("colour", train=300, test=200)
     torch.manual_seed(0)
-    method = CMSSF(
+    method = new_cmssf(
         VisionConfig(image_size=16, width=32, depth=1, heads=2),
         TextConfig(width=32, depth=1, heads=2),
         CMSSFConfig(dim=16, hidden=16, views=ViewsConfig(shift=0.1)),
@@ -783,10 +780,10 @@ def test_no_similarity_matrix_is_ever_whole():
     """So 50,000 × 50,000 needs the memory of a block, of which about fifteen live at once."""
     n = 2500
     z, groups = rows(0, n, 4), torch.arange(n) % 10
-    assert n * n > 1.4 * classify.BLOCK  # or the test would show nothing
+    assert n * n > 1.4 * neighbours.BLOCK  # or the test would show nothing
     with LargestTensor() as largest:
         knn(z, groups, z, 10, k=5)
         retrieval(z, z, groups, groups)
         exact_caption_retrieval(z, z, torch.arange(n))
         pair_similarity(z, z, groups)
-    assert largest.entries <= classify.BLOCK
+    assert largest.entries <= neighbours.BLOCK

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from settings import CMSSFConfig, FineTuneConfig, TextConfig, VisionConfig, new_cmssf
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import ImageTextData, Splits
 from cmssf_lib.data.batch import make_batch
 from cmssf_lib.evaluate import (
@@ -23,18 +23,20 @@ from cmssf_lib.evaluate import (
     fine_tune,
     fine_tune_report,
     finetune,
+    label_draws,
+    linear,
     linear_probe,
     pixel_features,
-    probe,
     probe_report,
 )
-from cmssf_lib.presets import CMSSFConfig, TextConfig, ViewsConfig, VisionConfig
+from cmssf_lib.methods import Method
+from cmssf_lib.presets import ViewsConfig
 from cmssf_lib.runs import Run
 
 NAMES = ("red", "green", "blue")
 
 
-class Encoder(nn.Module):
+class Encoder(Method):
     """A small method with what can go wrong: batch norm, dropout, frozen and unused parts."""
 
     def __init__(self, gradient: bool = True) -> None:
@@ -114,7 +116,10 @@ EVALUATIONS = {
         method, colour_data(24), views=ViewsConfig(flip=0.5, brightness=0.2)
     ),
     "fine_tune_report": lambda method: fine_tune_report(
-        method, splits(), per_class=5, draws=1, steps=2, batch_size=5, lr=1e-2
+        method,
+        splits(),
+        label_draws(splits().train, 5, (), draws=1),
+        FineTuneConfig(steps=2, batch_size=5, lr=1e-2),
     ),
 }
 
@@ -249,8 +254,8 @@ def test_the_penalty_is_chosen_on_examples_that_were_held_out(monkeypatch):
     assert accuracy(result.predictions, y) > 0.9  # by heart
     assert result.validation_accuracy < 0.7
     # More examples than are cross-validated: a single fifth is held out, and that is enough.
-    monkeypatch.setattr(probe, "CROSS_VALIDATED", 50)
-    assert len(probe._folds(x.numpy(), y.numpy(), 0)) == 1
+    monkeypatch.setattr(linear, "CROSS_VALIDATED", 50)
+    assert len(linear._folds(x.numpy(), y.numpy(), 0)) == 1
     assert linear_probe(x, y, x).validation_accuracy in [i / 20 for i in range(21)]
 
 
@@ -260,7 +265,7 @@ def test_many_noisy_features_ask_for_a_strong_penalty_and_get_it():
     chosen = linear_probe(x, y, queries)
     scores = {
         penalty: accuracy(linear_probe(x, y, queries, penalties=(penalty,)).predictions, truth)
-        for penalty in probe.PENALTIES
+        for penalty in linear.PENALTIES
     }
     assert accuracy(chosen.predictions, truth) == pytest.approx(scores[chosen.penalty], abs=0.01)
     assert scores[chosen.penalty] >= max(scores.values()) - 0.03
@@ -299,7 +304,7 @@ def test_a_solver_that_is_stopped_early_says_so(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a usual fit says nothing
         linear_probe(x, y, x)
-    monkeypatch.setattr(probe, "MAX_STEPS", 2)
+    monkeypatch.setattr(linear, "MAX_STEPS", 2)
     with pytest.warns(RuntimeWarning, match="stopped after 2 steps"):
         linear_probe(x, y, x, penalties=(0.1,))
 
@@ -447,7 +452,7 @@ def test_predict_is_the_classifier_on_the_features():
     tuned = tune(encoder(), data)
     with torch.no_grad():
         expected = tuned.head(tuned.features(data.images)).argmax(dim=1)
-    assert tuned.predict(data, batch_size=7).equal(expected)
+    assert tuned.predict(data).equal(expected)
 
 
 def test_cmssf_can_be_fine_tuned():
@@ -455,7 +460,7 @@ def test_cmssf_can_be_fine_tuned():
     data = splits()
     vision = VisionConfig(image_size=12, width=16, depth=1, heads=2)
     text = TextConfig(width=16, depth=1, heads=2)
-    method = CMSSF(vision, text, CMSSFConfig(dim=8, hidden=8), data.train.captions)
+    method = new_cmssf(vision, text, CMSSFConfig(dim=8, hidden=8), data.train.captions)
     with unmoved(method):
         tuned = tune(method, data.train, steps=10)
     assert len(tuned.predict(data.test)) == 30
@@ -464,9 +469,8 @@ def test_cmssf_can_be_fine_tuned():
 def test_fine_tune_report_measures_what_its_parts_do():
     data, budget = splits(), {"steps": 6, "batch_size": 12, "lr": 1e-2}
     answers = {}
-    result = fine_tune_report(
-        encoder(), data, per_class=5, fractions=(1.0,), draws=2, predictions=answers, **budget
-    )
+    chosen = label_draws(data.train, 5, (1.0,), draws=2)
+    result = fine_tune_report(encoder(), data, chosen, FineTuneConfig(**budget), answers)
     scores = []
     for seed in (0, 1):
         labelled = data.train.subset(few_labels(data.train.labels, 3, per_class=5, seed=seed))
@@ -488,8 +492,9 @@ def test_fine_tuning_refuses():
         tune(encoder(), colour_data(24), steps=0)
     with pytest.raises(ValueError, match="holds 9 pictures, fewer than one batch of 12"):
         tune(encoder(), colour_data(9))
+    chosen = label_draws(splits().train, 2, (), draws=1)
     with pytest.raises(ValueError, match="the smallest choice of labels holds 6 pictures"):
-        fine_tune_report(encoder(), splits(), per_class=2, steps=5, batch_size=12, lr=1e-2)
+        fine_tune_report(encoder(), splits(), chosen, FineTuneConfig(steps=5, batch_size=12))
 
 
 def test_a_frozen_cmssf_trains_with_its_norms_and_stays_frozen_itself():
@@ -498,7 +503,7 @@ def test_a_frozen_cmssf_trains_with_its_norms_and_stays_frozen_itself():
     data = splits().train
     vision = VisionConfig(image_size=12, width=16, depth=1, heads=2)  # with batch norm
     config = CMSSFConfig(dim=8, hidden=8, freeze_image=True)
-    method = CMSSF(vision, TextConfig(width=16, depth=1, heads=2), config, data.captions)
+    method = new_cmssf(vision, TextConfig(width=16, depth=1, heads=2), config, data.captions)
     with unmoved(method):
         tuned = finetune.FineTuned(method, 16, 3, ViewsConfig()).train()
         norms = [m for m in tuned.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

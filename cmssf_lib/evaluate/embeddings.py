@@ -1,38 +1,30 @@
-"""From pictures and captions to frozen embeddings, once, in evaluation mode."""
+"""From pictures, captions and prompts to frozen embeddings, once, in evaluation mode."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from cmssf_lib.captions import class_caption
 from cmssf_lib.data import ImageTextData
+from cmssf_lib.methods import CMSSF, Method
+from cmssf_lib.methods.base import evaluating
 
-if TYPE_CHECKING:
-    from cmssf_lib.cmssf import CMSSF
+Pictures = UInt8[Tensor, "n 3 h w"]
 
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """What a method makes of a data set, on the CPU.
+    """What a method makes of a data set, on the CPU."""
 
-    Attributes:
-        features: The encoder's output for each picture, before the projection head.
-        image: Each picture's place in the shared space, of length one.
-        text: Each *different* caption's place there, in the order of `data.unique_captions`.
-        labels: Each picture's class.
-        caption_index: For each picture, where its caption stands in `text`.
-    """
-
-    features: Float[Tensor, "n width"]
-    image: Float[Tensor, "n dim"]
-    text: Float[Tensor, "u dim"]
-    labels: Int[Tensor, "n"]
-    caption_index: Int[Tensor, "n"]
+    features: Float[Tensor, "n width"]  # the encoder's output for each picture, before the head
+    image: Float[Tensor, "n dim"]  # each picture's place in the shared space, of length one
+    text: Float[Tensor, "u dim"]  # that of each *different* caption, as in `data.unique_captions`
+    labels: Int[Tensor, " n"]  # each picture's class
+    caption_index: Int[Tensor, " n"]  # for each picture, where its caption stands in `text`
 
     @property
     def text_per_image(self) -> Float[Tensor, "n dim"]:
@@ -40,7 +32,7 @@ class Embeddings:
         return self.text[self.caption_index]
 
 
-def embed(method: "CMSSF", data: ImageTextData, batch_size: int = 256) -> Embeddings:
+def embed(method: CMSSF, data: ImageTextData, batch_size: int = 256) -> Embeddings:
     """Embed all pictures and all different captions of a data set.
 
     Pictures are shown as they are, without random views, in evaluation mode and without
@@ -69,37 +61,31 @@ def embed(method: "CMSSF", data: ImageTextData, batch_size: int = 256) -> Embedd
 
 
 def embed_features(
-    method: nn.Module, data: ImageTextData, batch_size: int = 256
+    method: Method, data: ImageTextData | Pictures, batch_size: int = 256
 ) -> Float[Tensor, "n width"]:
     """Return what a method's `features` makes of each picture, without any head.
 
-    Where the data brings them, cached from a frozen encoder, the first view of each is taken.
+    Where a data set brings them, cached from a frozen encoder, the first view of each is taken.
     """
-    if (cached := _cached(method, data)) is not None:
-        return cached.cpu()
-    features = cast(Callable[..., Tensor], method.features)
-    return _in_batches(method, features, data.images, batch_size)
+    if isinstance(data, ImageTextData):
+        if data.features is not None:
+            encoder = method.get_submodule("image_encoder")
+            if not any(weight.requires_grad for weight in encoder.parameters()):
+                return data.features[:, 0].cpu()
+        data = data.images
+    return _in_batches(method, method.features, data, batch_size)
 
 
 def embed_images(
-    method: "CMSSF", data: ImageTextData | UInt8[Tensor, "n 3 h w"], batch_size: int = 256
+    method: CMSSF, data: ImageTextData | Pictures, batch_size: int = 256
 ) -> Float[Tensor, "n dim"]:
-    """Return the place in the shared space of each picture of a data set, or of pictures alone.
-
-    Args:
-        method: Encodes the pictures.
-        data: A data set, or pictures ``(n, 3, h, w)``, uint8.
-        batch_size: Pictures encoded at a time.
-    """
-    if isinstance(data, Tensor):
-        return _in_batches(method, method.encode_image, data, batch_size)
-    if (cached := _cached(method, data)) is not None:
-        return _in_batches(method, method.project, cached, batch_size)
-    return _in_batches(method, method.encode_image, data.images, batch_size)
+    """Return the place in the shared space of each picture of a data set, or of pictures alone."""
+    features = embed_features(method, data, batch_size)
+    return _in_batches(method, method.project, features, batch_size)
 
 
 def embed_mirrored(
-    method: "CMSSF", images: UInt8[Tensor, "n 3 h w"], batch_size: int = 256
+    method: CMSSF, images: Pictures, seen: Float[Tensor, "n dim"] | None = None
 ) -> Float[Tensor, "n dim"]:
     """Return the mean place of each picture and of its mirror image, of length one.
 
@@ -109,28 +95,91 @@ def embed_mirrored(
     Args:
         method: Encodes the pictures.
         images: uint8.
-        batch_size: Pictures encoded at a time.
+        seen: What `embed_images` makes of them, if that is known already.
     """
-    seen = embed_images(method, images, batch_size)
-    mirrored = embed_images(method, images.flip(-1), batch_size)
-    return F.normalize(seen + mirrored, dim=1)
+    seen = embed_images(method, images) if seen is None else seen
+    return F.normalize(seen + embed_images(method, images.flip(-1)), dim=1)
 
 
 def embed_texts(
-    method: "CMSSF", captions: Sequence[str], batch_size: int = 256
+    method: CMSSF, captions: Sequence[str], batch_size: int = 256
 ) -> Float[Tensor, "u dim"]:
     """Return each caption's place in the shared space."""
     return _in_batches(method, method.encode_text, captions, batch_size)
 
 
-def _cached(method: nn.Module, data: ImageTextData) -> Float[Tensor, "n width"] | None:
-    """Return the features that come with the data, if the method's image encoder is frozen."""
-    frozen = getattr(getattr(method, "config", None), "freeze_image", False)
-    return data.features[:, 0] if frozen and data.features is not None else None
+def class_captions(data: ImageTextData) -> list[list[str]]:
+    """Collect, for each class, the different captions of its pictures, in order of appearance.
+
+    Args:
+        data: Take the training set: prompts must not come from what they are tested on.
+    """
+    found: list[dict[str, None]] = [{} for _ in data.class_names]
+    for label, caption in zip(data.labels.tolist(), data.captions, strict=True):
+        found[label][caption] = None
+    return [list(captions) for captions in found]
+
+
+def embed_prompts(
+    method: CMSSF, captions: Sequence[Sequence[str]]
+) -> tuple[Float[Tensor, "prompts dim"], Int[Tensor, " prompts"]]:
+    """Embed every caption of every class, for `zero_shot`: one row a caption, and its class.
+
+    Args:
+        method: Encodes the texts.
+        captions: For each class its captions, as `class_captions` returns them.
+
+    Raises:
+        ValueError: There is no class, or a class has no caption.
+    """
+    sizes = torch.tensor([len(texts) for texts in captions], dtype=torch.int64)
+    if len(sizes) == 0:
+        raise ValueError("no classes: expected at least one caption for each class.")
+    if (sizes == 0).any():
+        raise ValueError(
+            f"no caption for the classes {(sizes == 0).nonzero()[:, 0].tolist()}; every class "
+            "needs at least one text."
+        )
+    text = embed_texts(method, [caption for texts in captions for caption in texts])
+    return text, torch.arange(len(captions)).repeat_interleave(sizes)
+
+
+def zero_shot_prompts_from_captions(
+    method: CMSSF, captions: Sequence[Sequence[str]]
+) -> Float[Tensor, "classes dim"]:
+    """Embed each class as the normalised mean of the captions that speak of it.
+
+    For colour scenes these are all captions of a digit, over colours, grounds and sizes
+    (`captions.scene_prompts`): what they have in common is the digit. Arguments and errors are
+    those of `embed_prompts`.
+    """
+    text, owner = embed_prompts(method, captions)
+    parts = F.normalize(text, dim=1).split(owner.bincount().tolist())
+    return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=1)
+
+
+def zero_shot_prompts(
+    method: CMSSF, class_names: Sequence[str], templates: Sequence[str]
+) -> Float[Tensor, "classes dim"]:
+    """Embed each class as the mean of its name in several templates.
+
+    Args:
+        method: Encodes the texts.
+        class_names: Such as "automobile".
+        templates: Each with one `{}`, such as "a photo of {}"; the article is added.
+
+    Raises:
+        ValueError: There is no class or no template, or a template lacks its `{}`.
+
+    References:
+        Radford et al. 2021 (CLIP), section 3.1.4: the ensemble is made in embedding space.
+    """
+    named = [[class_caption(name, template) for template in templates] for name in class_names]
+    return zero_shot_prompts_from_captions(method, named)
 
 
 def _in_batches(
-    method: nn.Module,
+    method: Method,
     encode: Callable[..., Tensor],
     items: Tensor | Sequence[str],
     batch_size: int,
@@ -140,14 +189,15 @@ def _in_batches(
         raise ValueError(f"batch_size is {batch_size}; at least one item is encoded at a time.")
     if len(items) == 0:
         raise ValueError("there is nothing to embed: expected at least one picture or caption.")
-    device = next(method.parameters()).device
+    weight = next(method.parameters())
     parts = []
     with evaluating(method):
         for start in range(0, len(items), batch_size):
             batch = items[start : start + batch_size]
-            part = encode(batch.to(device) if isinstance(batch, Tensor) else batch)
+            if isinstance(batch, Tensor):  # features come in float32, whatever the weights are
+                batch = batch.to(weight if batch.is_floating_point() else weight.device)
             # A copy: [CLS] is a view, and a view keeps the tokens of the whole batch in memory.
-            parts.append(part.float().cpu().clone())
+            parts.append(encode(batch).float().cpu().clone())
     result = torch.cat(parts)
     if not result.isfinite().all():
         broken = int((~result.isfinite().all(dim=1)).sum())
@@ -156,29 +206,3 @@ def _in_batches(
             "Load the last good checkpoint, and train on with a smaller learning rate."
         )
     return result
-
-
-@contextmanager
-def evaluating(method: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; then every module gets its own old mode back.
-
-    One flag for the whole method would not do: a frozen tower stays in evaluation mode while the
-    rest trains.
-
-    On NVIDIA's cards all digits of float32 count here, where PyTorch may drop half of them for
-    speed (TF32): a number must be the same on another machine.
-    """
-    modes = {module: module.training for module in method.modules()}
-    convolutions = torch.backends.cudnn.allow_tf32
-    products = torch.get_float32_matmul_precision()
-    method.eval()
-    try:
-        torch.backends.cudnn.allow_tf32 = False
-        torch.set_float32_matmul_precision("highest")
-        with torch.no_grad():
-            yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = convolutions
-        torch.set_float32_matmul_precision(products)
-        for module, training in modes.items():
-            module.training = training

@@ -2,28 +2,38 @@
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import Batch, ImageTextData, Splits
-from cmssf_lib.evaluate.classify import accuracy
-from cmssf_lib.evaluate.draws import label_draws, summary
 from cmssf_lib.evaluate.embeddings import embed_features
-from cmssf_lib.presets import TrainConfig, ViewsConfig
+from cmssf_lib.evaluate.few_labels import with_each_choice
+from cmssf_lib.evaluate.linear import Choices
+from cmssf_lib.methods import Method
+from cmssf_lib.methods.base import Images
 from cmssf_lib.runs import Run
-from cmssf_lib.timing import stopwatch
-from cmssf_lib.train import fit
-from cmssf_lib.views import Views, as_float
+from cmssf_lib.train import TrainConfig, fit
+from cmssf_lib.views import Views, ViewsConfig
 
 
-class FineTuned(nn.Module):
+@dataclass(frozen=True)
+class FineTuneConfig:
+    """Training on from a method's weights with few labels, to judge them as a start."""
+
+    steps: int  # of the optimizer, the same for every number of labels; 0: none
+    batch_size: int  # pictures a step
+    lr: float  # largest learning rate
+    baseline: bool  # send the same network with fresh weights through it as well
+    views: ViewsConfig  # how a picture is varied
+
+
+class FineTuned(Method):
     """A copy of a method with a linear classifier on its features, trained by cross-entropy.
 
     It is a method like any other, so `fit` trains it. The classifier starts at zero: the first
@@ -43,11 +53,11 @@ class FineTuned(nn.Module):
         views: How a picture is varied while training.
     """
 
-    def __init__(self, method: nn.Module, width: int, classes: int, views: ViewsConfig) -> None:
+    lasting = ("",)
+
+    def __init__(self, method: Method, width: int, classes: int, views: ViewsConfig) -> None:
         super().__init__()
         self.method = copy.deepcopy(method).requires_grad_(True)
-        if isinstance(self.method, CMSSF):  # else a frozen tower would stay in evaluation mode
-            self.method.config = replace(self.method.config, freeze_image=False)
         self.views = Views(views)
         # Not filled at random first: that would draw from the caller's random numbers.
         device = next(self.method.parameters()).device
@@ -55,51 +65,42 @@ class FineTuned(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def features(
-        self, images: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
-    ) -> Float[Tensor, "b width"]:
-        """Return the features of the fine-tuned copy."""
-        return self.method.features(images)  # type: ignore[operator]
+    def train(self, mode: bool = True) -> "FineTuned":
+        """Switch every part, also a tower that the method itself keeps in evaluation mode."""
+        super().train(mode)
+        for part in self.method.modules():
+            part.training = mode
+        return self
 
-    def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def features(self, images: Images) -> Float[Tensor, "b width"]:
+        """Return the features of the fine-tuned copy."""
+        return self.method.features(images)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy ("loss") and the share of right answers ("accuracy")."""
-        with stopwatch("views"), torch.no_grad():
-            images = self.views(batch.images) if self.training else as_float(batch.images)
+        images = self.views(batch.images) if self.training else batch.images
         logits = self.head(self.features(images))  # (b, classes)
         right = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
         return {"loss": F.cross_entropy(logits, batch.labels), "accuracy": right}
 
-    def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Return `loss`; PyTorch's wrappers for several processes call a module this way."""
-        return self.loss(batch)
-
-    def after_step(self, progress: float) -> None:
-        """Do nothing: no queue or teacher of the copied method has a part in this."""
-
     @torch.no_grad()
-    def predict(self, data: ImageTextData, batch_size: int = 256) -> Int64[Tensor, "n"]:
-        """Return the predicted class of each picture, on the CPU, with all modes left as they are.
-
-        Args:
-            data: Pictures to classify.
-            batch_size: Pictures classified at a time; changes nothing but memory.
-        """
-        features = embed_features(self, data, batch_size)
-        return self.head(features.to(self.head.weight.device)).argmax(dim=1).cpu()
+    def predict(self, data: ImageTextData) -> Int64[Tensor, " n"]:
+        """Return each picture's predicted class, on the CPU, with all modes left as they are."""
+        features = embed_features(self, data.images)
+        logits: Tensor = self.head(features.to(self.head.weight))
+        return logits.argmax(dim=1).cpu()
 
 
 def fine_tune(
-    method: nn.Module,
+    method: Method,
     labelled: ImageTextData,
     *,
     steps: int,
     batch_size: int,
     lr: float,
     seed: int,
-    weight_decay: float = 0.05,
     views: ViewsConfig | None = None,
     run: Run | str | Path | None = None,
-    progress: bool = False,
 ) -> FineTuned:
     """Train a copy of a method on labelled pictures: AdamW, cosine schedule, a tenth of warm-up.
 
@@ -114,10 +115,8 @@ def fine_tune(
         batch_size: Pictures a step, at most all of them.
         lr: Largest learning rate, of the encoder and the classifier alike.
         seed: Of the order of pictures, the views, and dropout.
-        weight_decay: On matrices only.
         views: How a picture is varied while training; None: not at all.
         run: Where the record goes, as in `fit`; with a folder, an interrupted run goes on.
-        progress: Show a progress bar.
 
     Returns:
         The fine-tuned copy, in evaluation mode; `predict` classifies with it.
@@ -136,7 +135,8 @@ def fine_tune(
         epochs=math.ceil(steps / max(1, len(labelled) // batch_size)),
         batch_size=batch_size,
         lr=lr,
-        weight_decay=weight_decay,
+        text_lr=1.0,  # texts are not learned from
+        weight_decay=0.05,
         optimizer="adamw",
         schedule="cosine",
         warmup=0.1,
@@ -151,77 +151,53 @@ def fine_tune(
             f"the features of {type(method).__name__} carry no gradient, so its weights cannot be "
             "trained on: take torch.no_grad out of `features` (evaluation switches it on itself)."
         )
-    fit(tuned, labelled, config, run=run, progress=progress)
+    fit(tuned, labelled, config, run=run, progress=False)
     return tuned
 
 
 def fine_tune_report(
-    method: nn.Module,
+    method: Method,
     splits: Splits,
-    *,
-    steps: int,
-    batch_size: int,
-    lr: float,
-    per_class: int | None = 10,
-    fractions: Sequence[float] = (),
-    draws: int = 3,
-    weight_decay: float = 0.05,
-    views: ViewsConfig | None = None,
+    chosen: Choices,
+    recipe: FineTuneConfig,
     predictions: dict[str, Tensor] | None = None,
 ) -> dict[str, float]:
-    """Fine-tune with few labels and with many, each time from the same start, and measure.
+    """Fine-tune with each choice of labels, always from the same start, and measure.
 
-    The names, and the choices of labelled examples, are those of `probe_report`:
-    `fine_tuned_<name>`, `_std`, `_draws`. The number of steps (`fine_tuned_<name>_steps`) is the
+    The names are those of `probe_report`: `fine_tuned_<name>`, `_std`, `_draws`. The number of a
+    choice is the seed of its training. The number of steps (`fine_tuned_<name>_steps`) is the
     budget, rounded up to whole passes.
 
     Args:
         method: Left as it is.
         splits: Training set and test set. To choose a setting by these numbers, put a validation
             set in the place of the test set.
-        steps: See `fine_tune`, as for batch size, learning rate, weight decay and views.
-        batch_size: At most as many as the smallest choice holds.
-        lr: Largest learning rate.
-        per_class: Labels a class; None for none such.
-        fractions: Parts of the training set.
-        draws: Choices of labelled examples; each also is the seed of its training.
-        weight_decay: On matrices only.
-        views: How a picture is varied while training; None: not at all.
+        chosen: The labelled examples of the training set, from `label_draws`.
+        recipe: Steps, learning rate, views; a batch is at most as large as the smallest choice.
         predictions: If given, filled with the predicted classes behind each accuracy, (draws, n).
 
     Returns:
         Flat: name → number.
 
     Raises:
-        ValueError: See `probe_report` and `fine_tune`.
+        ValueError: A choice is smaller than a batch, or see `fine_tune`.
     """
-    train, test = splits
-    chosen = label_draws(train.labels, len(train.class_names), per_class, fractions, draws)
-    smallest = min(len(indices[0]) for indices in chosen.values())
-    if batch_size > smallest:
+    sizes = {name: len(indices[0]) for name, indices in chosen.items()}
+    if recipe.batch_size > min(sizes.values()):
         raise ValueError(
-            f"the smallest choice of labels holds {smallest} pictures, fewer than one batch of "
-            f"{batch_size}: choose a smaller batch."
+            f"the smallest choice of labels holds {min(sizes.values())} pictures, fewer than one "
+            f"batch of {recipe.batch_size}: choose a smaller batch."
         )
-    results: dict[str, float] = {}
-    for name, indices in chosen.items():
-        predicted = []
-        for seed, index in enumerate(indices):
-            tuned = fine_tune(
-                method,
-                train.subset(index.to(train.images.device)),
-                steps=steps,
-                batch_size=batch_size,
-                lr=lr,
-                seed=seed,
-                weight_decay=weight_decay,
-                views=views,
-            )
-            predicted.append(tuned.predict(test))
-        scores = [accuracy(p, test.labels.cpu()) for p in predicted]
-        passes = math.ceil(steps / (len(indices[0]) // batch_size))
-        results |= summary(f"fine_tuned_{name}", scores)
-        results[f"fine_tuned_{name}_steps"] = float(passes * (len(indices[0]) // batch_size))
-        if predictions is not None:
-            predictions[f"fine_tuned_{name}"] = torch.stack(predicted)
+    settings: dict[str, Any] = vars(recipe).copy()
+    del settings["baseline"]
+
+    def answers(index: Int64[Tensor, " m"], seed: int) -> Int64[Tensor, " n"]:
+        tuned = fine_tune(method, splits.train.subset(index), seed=seed, **settings)
+        return tuned.predict(splits.test)
+
+    truth, found = splits.test.labels.cpu(), {} if predictions is None else predictions
+    results = with_each_choice("fine_tuned", chosen, answers, truth, found)
+    for name, size in sizes.items():
+        a_pass = size // recipe.batch_size
+        results[f"fine_tuned_{name}_steps"] = float(a_pass * math.ceil(recipe.steps / a_pass))
     return results

@@ -1,25 +1,25 @@
 """Finding the right text for a picture and the right picture for a text; similarity of pairs.
 
-Ties are part of the matter here: captions repeat, and a collapsed model finds everything equally
-similar. Every measure is therefore the expectation under random tie breaking (or, for mAP, treats
-equal scores as one step), so that no result depends on the order in which a set is stored.
+Each measure is the expectation when ties (`neighbours.TIE`) are broken at random. For mAP tied
+answers are found together.
 """
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from cmssf_lib.evaluate.classify import BLOCK, check_widths
+from cmssf_lib.evaluate.neighbours import TIE, require_rows, similar_blocks
 
 
 def retrieval(
     queries: Float[Tensor, "n dim"],
     gallery: Float[Tensor, "m dim"],
-    query_groups: Int[Tensor, "n"],
-    gallery_groups: Int[Tensor, "m"],
+    query_groups: Int[Tensor, " n"],
+    gallery_groups: Int[Tensor, " m"],
     ks: Sequence[int] = (1, 5, 10),
     mean_ap: bool = True,
 ) -> dict[str, float]:
@@ -46,32 +46,41 @@ def retrieval(
         "R@k" and "P@k" for every k, and "mAP".
 
     Raises:
-        ValueError: A set is empty, dimensions or lengths differ, a k is not within 1 … m, the
-            gallery holds one group only, or a query's group is not in the gallery.
+        ValueError: A set is empty or holds NaN, dimensions or lengths differ, a k is not within
+            1 … m, the gallery holds one group only, or a query's group is not in the gallery.
     """
-    check_widths("queries", queries, "gallery", gallery)
-    _check_groups(query_groups, len(queries), gallery_groups, len(gallery))
-    _check_ks(ks, len(gallery))
-    queries, gallery = F.normalize(queries, dim=1), F.normalize(gallery, dim=1)
+    require_rows("queries", queries, "gallery", gallery)
+    if query_groups.shape != (len(queries),) or gallery_groups.shape != (len(gallery),):
+        raise ValueError(
+            f"groups have shapes {tuple(query_groups.shape)} and {tuple(gallery_groups.shape)}; "
+            f"expected ({len(queries)},) and ({len(gallery)},), one a row."
+        )
+    if len(gallery_groups.unique()) < 2:
+        raise ValueError("the gallery holds one group only: every answer would be right.")
+    missing = query_groups[~torch.isin(query_groups, gallery_groups)].unique().tolist()
+    if missing:
+        raise ValueError(
+            f"the gallery holds nothing of the groups {missing[:5]} that queries look for."
+        )
+    _require_ks(ks, len(gallery))
     sums = dict.fromkeys([f"{m}@{k}" for m in "RP" for k in ks] + ["mAP"] * mean_ap, 0.0)
-    rows = max(1, BLOCK // len(gallery))
-    for q, groups in zip(queries.split(rows), query_groups.split(rows), strict=True):
-        similarity = q @ gallery.T  # (b, m)
-        right = groups[:, None] == gallery_groups[None, :]  # (b, m)
+    for rows, similarity in similar_blocks(queries, gallery):
+        right = query_groups[rows, None] == gallery_groups[None, :]  # (b, m)
         best = similarity.topk(max(ks), dim=1).values  # (b, max k), from the most similar down
         for k in ks:
             recall, precision = _first_k(similarity, right, best[:, k - 1 : k], k)
-            sums[f"R@{k}"] += recall.sum().item()
-            sums[f"P@{k}"] += precision.sum().item()
+            sums[f"R@{k}"] += float(recall.sum())
+            sums[f"P@{k}"] += float(precision.sum())
         if mean_ap:
-            sums["mAP"] += _average_precision(similarity, right).sum().item()
+            each = zip(similarity.cpu().numpy(), right.cpu().numpy(), strict=True)
+            sums["mAP"] += sum(_average_precision(*query) for query in each)
     return {name: total / len(queries) for name, total in sums.items()}
 
 
 def exact_caption_retrieval(
     image: Float[Tensor, "n dim"],
     text: Float[Tensor, "u dim"],
-    caption_index: Int[Tensor, "n"],
+    caption_index: Int[Tensor, " n"],
     ks: Sequence[int] = (1, 5, 10),
 ) -> dict[str, float]:
     """Each picture looks for its own caption in a gallery of n captions, one a picture.
@@ -91,34 +100,33 @@ def exact_caption_retrieval(
         "R@k" and "R@k_ceiling" for every k.
 
     Raises:
-        ValueError: A set is empty, the dimensions differ, an index lies outside `text`, or a k is
-            not within 1 … n.
+        ValueError: A set is empty or holds NaN, the dimensions differ, an index lies outside
+            `text`, or a k is not within 1 … n.
     """
-    check_widths("image", image, "text", text)
+    require_rows("image", image, "text", text)
     if caption_index.shape != (len(image),):
         raise ValueError(
             f"caption_index has shape {tuple(caption_index.shape)}; expected ({len(image)},)."
         )
     if int(caption_index.min()) < 0 or int(caption_index.max()) >= len(text):
         raise ValueError(f"caption_index points outside the {len(text)} captions.")
-    _check_ks(ks, len(image))
-    image, text = F.normalize(image, dim=1), F.normalize(text, dim=1)
-    copies = torch.bincount(caption_index, minlength=len(text)).to(image.dtype)  # (u,)
+    _require_ks(ks, len(image))
+    copies = torch.bincount(caption_index, minlength=len(text)).float()  # (u,) exact below 2²⁴
     sums = dict.fromkeys([name for k in ks for name in (f"R@{k}", f"R@{k}_ceiling")], 0.0)
-    rows = max(1, BLOCK // len(text))
-    for x, own in zip(image.split(rows), caption_index.split(rows), strict=True):
-        similarity = x @ text.T  # (b, u)
-        score = similarity.gather(1, own[:, None])  # (b, 1): the picture's own caption
-        above = (similarity > score).to(x.dtype) @ copies  # (b,) items that come before it
-        tied = (similarity == score).to(x.dtype) @ copies  # (b,) items beside it, itself included
+    for rows, similarity in similar_blocks(image, text):
+        own = caption_index[rows]
+        score = similarity.gather(1, own[:, None].long())  # (b, 1): the picture's own caption
+        above = (similarity > score + TIE).float() @ copies  # (b,) items that come before it
+        least = (similarity >= score - TIE).float() @ copies  # (b,) those and its ties, itself too
+        above, least, same = (x.cpu().double() for x in (above, least, copies[own]))
         for k in ks:
-            sums[f"R@{k}"] += ((k - above) / tied).clamp(0, 1).sum().item()
-            sums[f"R@{k}_ceiling"] += (k / copies[own]).clamp(max=1).sum().item()
+            sums[f"R@{k}"] += float(((k - above) / (least - above)).clamp(0, 1).sum())
+            sums[f"R@{k}_ceiling"] += float((k / same).clamp(max=1).sum())
     return {name: total / len(image) for name, total in sums.items()}
 
 
 def pair_similarity(
-    image: Float[Tensor, "n dim"], text: Float[Tensor, "n dim"], labels: Int[Tensor, "n"]
+    image: Float[Tensor, "n dim"], text: Float[Tensor, "n dim"], labels: Int[Tensor, " n"]
 ) -> dict[str, float]:
     """Mean cosine similarity of pictures with right, wrong, and randomly drawn texts.
 
@@ -141,20 +149,20 @@ def pair_similarity(
         "positive", "different_class", "contaminated".
 
     Raises:
-        ValueError: Shapes or lengths differ, or there are fewer than two classes.
+        ValueError: Shapes or lengths differ, there are fewer than two classes, or a set holds NaN.
     """
-    check_widths("image", image, "text", text)
+    require_rows("image", image, "text", text)
     if len(image) != len(text) or labels.shape != (len(image),):
         raise ValueError(
             f"{len(image)} pictures, {len(text)} texts, labels of shape {tuple(labels.shape)}; "
             "expected one text and one label a picture."
         )
-    names, labels = labels.unique(return_inverse=True)
+    names, labels = labels.cpu().unique(return_inverse=True)
     if len(names) < 2:
         raise ValueError("all pictures are of one class: there are no pairs of different classes.")
     # Sums over many pairs: in double precision, on the CPU, which has it on every machine.
-    x, t = (F.normalize(e.double().cpu(), dim=1) for e in (image, text))  # (n, dim)
-    member = F.one_hot(labels.cpu()).double()  # (n, classes)
+    x, t = (F.normalize(e.cpu().double(), dim=1) for e in (image, text))  # (n, dim)
+    member = F.one_hot(labels).cpu().double()  # (n, classes)
     n, sizes = len(x), member.sum(dim=0)
     own = (x * t).sum()
     everything = x.sum(dim=0) @ t.sum(dim=0)
@@ -167,66 +175,42 @@ def pair_similarity(
 
 
 def _first_k(
-    similarity: Float[Tensor, "b m"],
-    right: Bool[Tensor, "b m"],
-    threshold: Float[Tensor, "b 1"],
-    k: int,
-) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+    similarity: Float[Tensor, "b m"], right: Bool[Tensor, "b m"], last: Float[Tensor, "b 1"], k: int
+) -> tuple[Float64[Tensor, " b"], Float64[Tensor, " b"]]:
     """Expected recall (any right?) and precision of the first k, ties broken at random.
 
-    All answers above the k-th largest similarity are in; those equal to it share the places left.
+    All answers above the k-th largest similarity, `last`, are in; those tied with it share the
+    places left.
     """
-    above, tied = similarity > threshold, similarity == threshold
-    places = k - _count(above)  # (b,) at least 1
-    right_above = _count(above & right)
-    right_tied, all_tied = _count(tied & right), _count(tied)
-    precision = (right_above + places * right_tied / all_tied) / k
+    above, least = similarity > last + TIE, similarity >= last - TIE
+    # Counted in int32, ten times as fast as in int64; then in double, for exact fractions.
+    counted = (above, least, above & right, least & right)
+    n_above, n_least, right_above, right_least = (
+        true.sum(dim=1, dtype=torch.int32).cpu().double() for true in counted
+    )
+    places = k - n_above  # (b,) at least 1
+    tied, right_tied = n_least - n_above, right_least - right_above
+    precision = (right_above + places * right_tied / tied) / k
     # Chance that none of the places goes to a right answer: drawing without replacement.
-    miss = (right_above == 0).to(similarity.dtype)
+    miss = (right_above == 0).cpu().double()
     for drawn in range(k):
-        wrong_left = (all_tied - right_tied - drawn).clamp(min=0)
-        step = wrong_left / (all_tied - drawn).clamp(min=1)
+        step = (tied - right_tied - drawn).clamp(min=0) / (tied - drawn).clamp(min=1)
         miss = torch.where(drawn < places, miss * step, miss)
-    return 1 - miss, precision.to(similarity.dtype)
+    return 1 - miss, precision
 
 
-def _count(true: Bool[Tensor, "b m"]) -> Int[Tensor, "b"]:
-    """How many entries of each row are true; in int32, ten times as fast as the default int64."""
-    return true.sum(dim=1, dtype=torch.int32)
-
-
-def _average_precision(
-    similarity: Float[Tensor, "b m"], right: Bool[Tensor, "b m"]
-) -> Float[Tensor, "b"]:
-    """Mean precision at the right answers; equally similar answers are found together."""
-    score, order = similarity.sort(dim=1, descending=True)
-    hit = right.gather(1, order)
+def _average_precision(similarity: Float[np.ndarray, " m"], right: Bool[np.ndarray, " m"]) -> float:
+    """Mean precision at the right answers of one query; tied answers are found together."""
+    everything, hits = np.sort(similarity), np.sort(similarity[right])
     # The rank of an answer is how many are at least as similar: the place where its ties end.
-    m = score.shape[1]
-    place = torch.arange(1, m + 1, device=score.device)
-    ends = F.pad(score[:, 1:] < score[:, :-1], (0, 1), value=True)  # (b, m)
-    rank = place.where(ends, m).flip(1).cummin(dim=1).values.flip(1)  # (b, m), from 1 to m
-    found = hit.cumsum(dim=1).gather(1, rank - 1)
-    return (found / rank * hit).sum(dim=1) / hit.sum(dim=1)
+    least = hits - np.float32(TIE)
+    ranks = len(everything) - np.searchsorted(everything, least)
+    found = len(hits) - np.searchsorted(hits, least)
+    return float((found / ranks).mean())
 
 
-def _check_ks(ks: Sequence[int], gallery: int) -> None:
+def _require_ks(ks: Sequence[int], gallery: int) -> None:
     if len(ks) == 0 or min(ks) < 1 or max(ks) > gallery:
         raise ValueError(
             f"ks is {tuple(ks)}, but the gallery holds {gallery}: choose from 1 to that."
-        )
-
-
-def _check_groups(query_groups: Tensor, n: int, gallery_groups: Tensor, m: int) -> None:
-    if query_groups.shape != (n,) or gallery_groups.shape != (m,):
-        raise ValueError(
-            f"groups have shapes {tuple(query_groups.shape)} and {tuple(gallery_groups.shape)}; "
-            f"expected ({n},) and ({m},), one a row."
-        )
-    if len(gallery_groups.unique()) < 2:
-        raise ValueError("the gallery holds one group only: every answer would be right.")
-    missing = query_groups[~torch.isin(query_groups, gallery_groups)].unique().tolist()
-    if missing:
-        raise ValueError(
-            f"the gallery holds nothing of the groups {missing[:5]} that queries look for."
         )
