@@ -10,15 +10,17 @@ import torch
 from PIL import Image
 
 from cmssf_lib import cli
-from cmssf_lib.cli import commands, settings, training
+from cmssf_lib.build import build, preset_of, run_config
+from cmssf_lib.build import trained as trained_method
+from cmssf_lib.cli import training
 from cmssf_lib.data import digit_scenes, load
 from cmssf_lib.evaluate import probe_report, report
-from cmssf_lib.presets import QUICK, preset
-from cmssf_lib.runs import Run, build, preset_of, run_config
+from cmssf_lib.presets import METHODS, QUICK, preset
+from cmssf_lib.runs import Run
 from cmssf_lib.train import fit
 
 TINY = [
-    f"--set={setting}"
+    f"--{setting}"
     for setting in (
         "data.train=160",
         "data.test=40",
@@ -72,7 +74,7 @@ def test_the_outputs_hold_what_the_results_were_computed_from(trained):
 def test_who_learned_from_mirror_images_is_shown_them_as_well(trained, tmp_path):
     assert "zero_shot_mirrored" not in Run.load(trained).results
     command = ["train", "cmssf", "--preset=quick", "--epochs=1", f"--run={tmp_path / 'both'}"]
-    assert cli.main([*command, *TINY, "--set=cmssf.views.flip=0.5"]) == 0
+    assert cli.main([*command, *TINY, "--cmssf.views.flip=0.5"]) == 0
     run = Run.load(tmp_path / "both")
     right = run.outputs["zero_shot_mirrored"] == run.outputs["labels"]
     assert right.mean() == pytest.approx(run.results["zero_shot_mirrored"])
@@ -156,8 +158,8 @@ def test_a_picture_folder_that_moves_is_found_again(tmp_path, monkeypatch, capsy
             Image.fromarray(picture).save(place / f"{i}.png")
     folder, pictures = tmp_path / "runs" / "mine", tmp_path / "pictures"
     command = ["train", "cmssf", "--preset=quick", "--epochs=1", f"--run={folder}", *TINY]
-    command += ["--set=data.name=image_folder", "--set=data.validation=10"]
-    assert cli.main([*command, "--set=train.batch_size=10", f"--data={pictures}"]) == 0
+    command += ["--data.name=image_folder", "--data.validation=10"]
+    assert cli.main([*command, "--train.batch_size=10", f"--data={pictures}"]) == 0
     assert cli.main(["evaluate", str(folder)]) == 0  # where they were is recorded
     index = f"--to={tmp_path / 'index'}"
     assert cli.main(["index", str(pictures / "test"), f"--model={folder}", index]) == 0
@@ -169,7 +171,7 @@ def test_a_picture_folder_that_moves_is_found_again(tmp_path, monkeypatch, capsy
     monkeypatch.setenv("CMSSF_DATA", str(moved))
     assert len(load(replace(QUICK.data, name="image_folder")).train) == 60
     monkeypatch.delenv("CMSSF_DATA")
-    with pytest.raises(ValueError, match=r"name it in data\.path or CMSSF_DATA"):
+    with pytest.raises(ValueError, match=r"in data\.path or CMSSF_DATA"):
         load(replace(QUICK.data, name="image_folder"))
 
 
@@ -184,7 +186,7 @@ def test_a_picture_folder_that_moves_is_found_again(tmp_path, monkeypatch, capsy
 def test_what_could_not_be_measured_is_refused_before_the_training(
     method, asked, message, tmp_path, capsys
 ):
-    settings = [*TINY_FEATURES, *(f"--set={setting}" for setting in asked)]
+    settings = [*TINY_FEATURES, *(f"--{setting}" for setting in asked)]
     folder = tmp_path / "run"
     assert cli.main(["train", method, "--preset=quick", f"--run={folder}", *settings]) == 2
     assert message in capsys.readouterr().err
@@ -234,27 +236,37 @@ def test_runs_lists_a_line_a_run(trained, capsys):
     assert line.endswith(f"{results['zero_shot']:.1%} zero_shot")
 
 
+def test_a_damaged_run_is_one_line_and_no_code(trained, tmp_path, capsys):
+    copy_of(trained, tmp_path / "runs" / "whole")
+    for name in ("torn", "odd"):
+        copy_of(trained, tmp_path / "runs" / name)
+    (tmp_path / "runs" / "torn" / "config.json").write_text("{")
+    (tmp_path / "runs" / "odd" / "history.csv").write_bytes(b"\xff")
+    assert cli.main(["runs", str(tmp_path / "runs")]) == 0
+    out, error = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["run", "whole"]
+    lines = error.splitlines()
+    assert len(lines) == 2
+    for line, file in zip(sorted(lines), ("odd/history.csv", "torn/config.json"), strict=True):
+        assert line.startswith("cmssf: passed over: ")
+        assert str(Path(file)) in line
+    assert "warn" not in error.lower()
+
+
 def test_records_are_found_from_inside_the_repository(tmp_path, monkeypatch):
     monkeypatch.delenv("CMSSF_RUNS", raising=False)
     (tmp_path / "book" / "runs").mkdir(parents=True)
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
-    assert commands.records() == tmp_path / "book" / "runs"
+    assert training.records() == tmp_path / "book" / "runs"
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
         (["train", "clap", "--preset=quick", *TINY], "unknown method 'clap'; choose one of cmssf"),
-        (["train", "fusion", "--preset=quick", "--set=fusion.norm_first=yes"], "is a bool"),
-        (["train", "fusion", "--preset=quick", "--set=fusion.kind=none"], "unknown kind of fusion"),
+        (["train", "fusion", "--preset=quick", "--fusion.kind=none"], "unknown kind of fusion"),
         (["train", "cmssf", "--preset=huge"], "unknown preset 'huge'; choose one of quick"),
-        (["train", "cmssf", "--preset=quick", "--set=train.speed=9"], "no field 'speed'"),
-        (["train", "cmssf", "--preset=quick", "--set=epochs"], "--set takes FIELD=VALUE"),
-        (["train", "cmssf", "--preset=quick", "--set=train=5"], "train=5: name one of its fields"),
-        (["train", "cmssf", "--preset=quick", "--set=train.lr.x=5"], "0.003 has no fields"),
-        (["train", "cmssf", "--preset=quick", "--set=cmssf.views.area=1"], "area takes 2 values"),
-        (["train", "cmssf", "--preset=quick", "--set=train.lr=fast"], "lr is a float, such as"),
         (["evaluate", "runs/none"], "no run at runs/none"),
         (["reproduce"], "name one recorded run, or all of them"),
         (["reproduce", "nothing"], "no run at"),
@@ -271,6 +283,43 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(command, message, tmp_path, m
     assert message in error
     assert "Traceback" not in error
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["fusion", "--fusion.norm_first=yes"], "norm_first"),
+        (["cmssf", "--train.speed=9"], "train.speed"),
+        (["cmssf", "--epochs"], "--epochs"),
+        (["cmssf", "--train=5"], "--train"),
+        (["cmssf", "--train.lr.x=5"], "--train.lr.x"),
+        (["cmssf", "--cmssf.views.area=1"], "--cmssf.views.area"),
+        (["cmssf", "--train.lr=fast"], "--train.lr"),
+        (["cmssf", "--train.epochs=1.5"], "--train.epochs"),
+        (["simclr", "--moco.queue=64"], "--moco.queue"),  # it would change nothing
+        (["cmssf", "--simclr.dim=8"], "--simclr.dim"),  # likewise, without an image_loss
+    ],
+)
+def test_a_setting_that_cannot_be_is_told_and_nothing_is_done(
+    words, told, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", *words, "--preset=quick", *TINY[:1]]) == 2
+    output = capsys.readouterr()
+    assert told in output.out + output.err
+    assert "Traceback" not in output.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_lists_the_settings_that_the_method_reads_with_their_comments(capsys):
+    assert cli.main(["train", "simclr", "--preset=quick", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--simclr.temperature" in shown
+    assert "divides the cosine" in shown
+    assert "--moco" not in shown
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in ("train", "evaluate", "reproduce", "runs", "search"))
 
 
 def test_no_data_and_no_network_is_one_sentence(tmp_path, monkeypatch, capsys):
@@ -306,40 +355,49 @@ def test_an_interruption_and_too_little_memory_are_said(error, code, said, monke
     assert said in capsys.readouterr().err
 
 
-def test_change_reads_truth_and_lists_of_words():
-    chosen = preset("quick", "fusion")
-    changed = settings.change(chosen, ["fusion.modalities=image,text", "fusion.norm_first=False"])
-    assert changed.fusion.modalities == ("image", "text")
-    assert changed.fusion.norm_first is False
-    assert settings.change(changed, ["fusion.norm_first=True"]).fusion.norm_first is True
-    assert settings.change(chosen, ["fusion.image_size=16,32"]).fusion.image_size == (16, 32)
-    assert (
-        settings.change(chosen, ["data.captions=my captions.csv"]).data.captions
-        == "my captions.csv"
-    )
+def changed(method, *words, name="quick"):
+    """A preset as ``cmssf train`` reads it."""
+    return cli.read_settings([method, "--preset", name, *words])[1]
 
 
-def test_change_sets_nested_fields_of_every_kind():
-    changed = settings.change(
-        QUICK, ["train.epochs=3", "cmssf.views.area=0.5,1", "cmssf.loss=excess", "train.lr=1e-2"]
+def test_settings_read_truth_pairs_and_lists_of_words():
+    words = ["--fusion.modalities", "image", "text", "--fusion.norm_first", "False"]
+    fusion = changed("fusion", *words, "--fusion.image_size", "16", "32").fusion
+    assert fusion.modalities == ("image", "text")
+    assert fusion.norm_first is False
+    assert fusion.image_size == (16, 32)
+    assert changed("fusion", "--data.captions", "my captions.csv").data.captions == (
+        "my captions.csv"
     )
-    assert changed == replace(
+    assert changed("simclr", "--data.path", "None").data.path is None
+    beside = ["--cmssf.image_loss", "simclr", "--simclr.dim", "8"]
+    assert changed("cmssf", *beside).simclr.dim == 8
+
+
+def test_settings_change_nested_fields_of_every_kind():
+    words = ["--train.epochs=3", "--cmssf.views.area", "0.5", "1", "--cmssf.loss=excess"]
+    assert changed("cmssf", *words, "--train.lr=1e-2", "--seed=4") == replace(
         QUICK,
-        train=replace(QUICK.train, epochs=3, lr=0.01),
+        train=replace(QUICK.train, epochs=3, lr=0.01, seed=4),
         cmssf=replace(
             QUICK.cmssf, loss="excess", views=replace(QUICK.cmssf.views, area=(0.5, 1.0))
         ),
     )
 
 
-TINY_FUSION = [
-    f"--set={setting}"
+@pytest.mark.parametrize("name", ["quick", "standard", "paper"])
+@pytest.mark.parametrize("method", METHODS)
+def test_without_changes_a_preset_is_what_one_gets(method, name):
+    assert changed(method, name=name) == preset(name, method)
+
+
+TINY_FUSION = ["--fusion.image_size", "12", "12"] + [
+    f"--{setting}"
     for setting in (
         "data.train=200",
         "data.test=60",
         "data.validation=100",
         "data.image_size=12",
-        "fusion.image_size=12,12",
         "fusion.width=8",
         "fusion.depth=1",
         "train.batch_size=25",
@@ -351,7 +409,7 @@ TINY_FUSION = [
 @pytest.mark.parametrize("kind", ["early.tokens", "feature.gated", "late.stacked"])
 def test_a_fusion_model_is_trained_measured_and_measured_again(kind, tmp_path, capsys):
     kind, rule = kind.split(".")
-    choice = [f"--set=fusion.kind={kind}", f"--set=fusion.rule={rule}"]
+    choice = [f"--fusion.kind={kind}", f"--fusion.rule={rule}"]
     folder = tmp_path / "runs" / "fused"
     command = ["train", "fusion", "--preset=quick", f"--run={folder}", *TINY_FUSION, *choice]
     assert cli.main(command) == 0
@@ -374,17 +432,15 @@ def test_a_fusion_model_is_trained_measured_and_measured_again(kind, tmp_path, c
 
 
 def test_another_preset_keeps_what_makes_the_run():
-    recorded = settings.change(
-        preset("quick", "fusion"), ["fusion.kind=late", "fusion.rule=stacked", "train.seed=2"]
-    )
-    other = commands.with_preset("standard", "fusion", recorded)
+    recorded = changed("fusion", "--fusion.kind=late", "--fusion.rule=stacked", "--seed=2")
+    other = training.with_preset("standard", "fusion", recorded)
     assert (other.fusion.kind, other.fusion.rule) == ("late", "stacked")
     assert other.fusion.modalities == ("image", "text")  # photographs have no sound
     assert other.data == preset("standard", "fusion").data
     assert other.train == replace(preset("standard", "fusion").train, seed=2)
     kept = {"loss": "excess", "freeze_image": True, "image_loss": "dino", "image_weight": 0.25}
-    changed = settings.change(QUICK, ["cmssf.dim=8", *(f"cmssf.{k}={v}" for k, v in kept.items())])
-    assert commands.with_preset("paper", "cmssf", changed).cmssf == replace(
+    mine = changed("cmssf", "--cmssf.dim=8", *(f"--cmssf.{k}={v}" for k, v in kept.items()))
+    assert training.with_preset("paper", "cmssf", mine).cmssf == replace(
         preset("paper").cmssf, **kept
     )
     for method, crippled in (
@@ -392,29 +448,29 @@ def test_another_preset_keeps_what_makes_the_run():
         ("mae", "normalise=True"),
     ):  # fmt: skip
         name, value = crippled.split("=")
-        kept = settings.change(preset("quick", method), [f"{method}.{crippled}"])
-        other = getattr(commands.with_preset("standard", method, kept), method)
+        kept = changed(method, f"--{method}.{crippled}")
+        other = getattr(training.with_preset("standard", method, kept), method)
         assert str(getattr(other, name)) == value
-    begun = settings.change(QUICK, ["vision.weights=quick/dino-s0"])
+    begun = changed("cmssf", "--vision.weights=quick/dino-s0")
     with pytest.raises(ValueError, match="weights of quick/dino-s0, which fit the preset 'quick'"):
-        commands.with_preset("standard", "cmssf", begun)
-    untrained = settings.change(preset("quick", "byol"), ["train.epochs=0"])
-    assert commands.with_preset("paper", "byol", untrained).train.epochs == 0
+        training.with_preset("standard", "cmssf", begun)
+    untrained = changed("byol", "--epochs=0")
+    assert training.with_preset("paper", "byol", untrained).train.epochs == 0
 
 
 @pytest.mark.real_data
 def test_one_standard_step_on_real_photographs(real_cifar10, tmp_path):
     """The real pictures, the standard encoder: a few steps on a part of them, then evaluation."""
-    splits = commands.load_data(preset("standard"), str(real_cifar10))
+    splits = load(training.with_pictures(preset("standard"), str(real_cifar10)).data)
     assert len(splits.train) == 50_000
     assert len(splits.test) == 10_000
     small = type(splits)(
         splits.train.subset(range(0, 50_000, 100)), splits.test.subset(range(0, 10_000, 50))
     )
-    chosen = settings.change(preset("standard"), ["train.epochs=1", "train.batch_size=64"])
+    chosen = changed("cmssf", "--train.epochs=1", "--train.batch_size=64", name="standard")
     run = Run(tmp_path / "run")
     run.config = run_config(chosen, "cmssf", small.train)
-    method = build(run.config, small.train)
+    method = build(chosen, "cmssf", small.train)
     fit(method, small.train, chosen.train, run=run, progress=False)
     results = report(method, small)
     assert Path(tmp_path / "run" / "model.safetensors").is_file()
@@ -423,7 +479,7 @@ def test_one_standard_step_on_real_photographs(real_cifar10, tmp_path):
 
 
 TINY_FEATURES = [
-    f"--set={setting}"
+    f"--{setting}"
     for setting in (
         "data.train=160",
         "data.test=120",
@@ -431,8 +487,6 @@ TINY_FEATURES = [
         "data.image_size=16",
         "vision.width=16",
         "vision.depth=1",
-        "moco.queue=64",
-        "dino.prototypes=16",
         "fine_tune.steps=4",
         "train.batch_size=32",
         "train.epochs=1",
@@ -449,7 +503,7 @@ def test_no_epochs_record_what_fresh_weights_are_worth(tmp_path):
     assert run.history == []
     assert run.environment["commit"]
     splits = load(preset_of(run.config).data)
-    fresh = build(run.config, splits.train)
+    fresh = build(preset_of(run.config), "simclr", splits.train)
     assert run.results == pytest.approx(probe_report(fresh, splits, per_class=10))
     assert cli.main(["runs", str(tmp_path / "runs")]) == 0
 
@@ -458,10 +512,10 @@ def test_fresh_weights_are_rounded_before_they_are_measured(tmp_path):
     """Nothing is trained, so it is not the training loop that rounds."""
     folder = tmp_path / "untrained"
     command = ["train", "simclr", "--preset=quick", *TINY_FEATURES, "--epochs=0"]
-    assert cli.main([*command, "--set=train.half_weights=True", f"--run={folder}"]) == 0
+    assert cli.main([*command, "--train.half_weights=True", f"--run={folder}"]) == 0
     run = Run.load(folder)
     splits = load(preset_of(run.config).data)
-    kept = run.method(splits.train)
+    kept = trained_method(run, splits.train)
     for name, tensor in kept.state_dict().items():
         assert tensor.ndim < 2 or torch.equal(tensor, tensor.half().float()), name
     assert run.results == pytest.approx(probe_report(kept, splits, per_class=10))
@@ -471,6 +525,7 @@ def test_fresh_weights_are_rounded_before_they_are_measured(tmp_path):
 def test_every_method_is_trained_and_measured(method, tmp_path, capsys):
     folder = tmp_path / "runs" / method
     command = ["train", method, "--preset=quick", f"--run={folder}", *TINY_FEATURES]
+    command += {"moco": ["--moco.queue=64"], "dino": ["--dino.prototypes=16"]}.get(method, [])
     assert cli.main(command) == 0
     run = Run.load(folder)
     assert set(run.config) - {"method", "preset", "data_fingerprint"} == {
@@ -501,14 +556,15 @@ def test_every_method_is_trained_and_measured(method, tmp_path, capsys):
 
 def test_features_are_judged_with_the_labels_that_are_asked_for(tmp_path, capsys):
     folder = tmp_path / "runs" / "judged"
-    asked = ("per_class=0", "fractions=0.25,1", "draws=2", "fine_tune=True", "pixels=True")
+    asked = ("per_class=0", "draws=2", "fine_tune=True", "pixels=True")
     settings = [
-        *(f"--set=judge.{setting}" for setting in asked),
-        "--set=fine_tune.batch_size=20",
-        "--set=vision.image_size=16",
-        "--set=vision.width=16",
-        "--set=vision.depth=1",
-        "--set=train.epochs=1",
+        *(f"--judge.{setting}" for setting in asked),
+        *("--judge.fractions", "0.25", "1"),
+        "--fine_tune.batch_size=20",
+        "--vision.image_size=16",
+        "--vision.width=16",
+        "--vision.depth=1",
+        "--train.epochs=1",
     ]
     command = ["train", "cmssf", "--preset=quick", f"--run={folder}"]
     assert cli.main([*command, *TINY_FEATURES, *settings]) == 0

@@ -1,30 +1,36 @@
 """`cmssf index` and `cmssf search` end to end, and what they say of mistakes."""
 
+import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from settings import CMSSFConfig, SimCLRConfig, TextConfig, TrainConfig, VisionConfig, new_cmssf
 
 from cmssf_lib import cli
-from cmssf_lib.cmssf import CMSSF
-from cmssf_lib.data import digit_scenes
-from cmssf_lib.index import Index
-from cmssf_lib.presets import CMSSFConfig, TextConfig, ViewsConfig, VisionConfig
+from cmssf_lib.build import run_config
+from cmssf_lib.data import digit_scenes, load
+from cmssf_lib.encoders import ImageEncoder
+from cmssf_lib.methods import SimCLR
+from cmssf_lib.presets import METHODS, QUICK, ViewsConfig
 from cmssf_lib.runs import Run
+from cmssf_lib.share import Index, from_pretrained, save_pretrained
+from cmssf_lib.train import fit
 
 
 def save_model(folder: Path, seed: int) -> None:
     torch.manual_seed(seed)
-    model = CMSSF(
+    model = new_cmssf(
         VisionConfig(image_size=12, width=16, depth=1, heads=2),
         TextConfig(width=16, depth=1, heads=2, max_length=8),
         CMSSFConfig(dim=8, hidden=16, views=ViewsConfig()),
         ["a red seven"],
     )
-    model.save_pretrained(folder)
+    save_pretrained(model, folder)
 
 
 @pytest.fixture
@@ -59,7 +65,7 @@ def test_a_folder_is_indexed_and_searched(place, capsys):
     assert notes == ""
     lines, notes = run(capsys, "search", "a red seven", "-k", "12")
     assert notes == ""
-    model, index = CMSSF.from_pretrained("model"), Index.load("runs/index")
+    model, index = from_pretrained("model"), Index.load("runs/index")
     hits = index.find(model, ["a red seven"], k=12)[0]
     for rank, (line, hit) in enumerate(zip(lines, hits, strict=True), start=1):
         number, similarity, path = line.split(maxsplit=2)
@@ -113,6 +119,16 @@ def test_an_unreadable_picture_is_named_and_can_be_left_out(place, capsys):
     assert notes.startswith(f"cmssf: {place / 'pictures'}: 1 of 14 pictures are left out: cannot")
 
 
+def test_the_home_folder_is_meant_at_every_door(place, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(place))
+    monkeypatch.setenv("USERPROFILE", str(place))
+    index = "index", "~/pictures", "--model=~/model", "--to=~/index"
+    assert "12 pictures encoded" in run(capsys, *index)[0][0]
+    assert "0 pictures encoded" in run(capsys, *index)[0][0]
+    assert len(run(capsys, "search", "seven", "--index=~/index", "--model=~/model")[0]) == 10
+    assert not (place / "~").exists()
+
+
 def test_paths_of_any_bytes_are_printed(place, capsys):
     shutil.copy("pictures/again.png", os.fsencode(place) + b"/pictures/\xff \xc3\xa9.png")
     lines, _ = run(capsys, "index", "pictures", "--model", "model")
@@ -121,7 +137,7 @@ def test_paths_of_any_bytes_are_printed(place, capsys):
 
 def test_a_model_is_also_a_run_with_weights(place, capsys):
     tiny = [
-        f"--set={setting}"
+        f"--{setting}"
         for setting in (
             "data.train=64", "data.test=20", "data.validation=20", "data.image_size=12",
             "vision.image_size=12", "vision.width=16", "vision.depth=1", "text.width=16",
@@ -142,6 +158,69 @@ def test_a_model_is_also_a_run_with_weights(place, capsys):
     recorded.save()
     _, notes = run(capsys, "index", "pictures", "--model", "runs/tiny", code=2)
     assert "the run runs/tiny trained simclr, which has no space for words" in notes
+
+
+def write_run(folder: Path, config: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "environment.json").write_text('{"command": "cmssf train cmssf"}')
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict:
+    """The configuration of a run of CMSSF, on data that can be had."""
+    tiny = replace(QUICK, data=replace(QUICK.data, train=12, test=4, validation=2, image_size=12))
+    return run_config(tiny, "cmssf", load(tiny.data).train)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "cmssf"])
+def test_a_run_of_another_method_is_refused(method, recorded, place, capsys):
+    write_run(place / "run", {**recorded, "method": method})
+    _, notes = run(capsys, "index", "pictures", "--model=run", code=2)
+    assert notes == f"cmssf: the run run trained {method}, which has no space for words\n"
+
+
+def test_a_run_of_fit_without_a_preset_is_refused(place, capsys):
+    """It may have trained anything: a method of the reader's own too."""
+    data = digit_scenes(train=32, test=4, image_size=12).train
+    encoder = ImageEncoder(VisionConfig(image_size=12, width=16, depth=1, heads=2))
+    model = SimCLR(encoder, SimCLRConfig())
+    fit(model, data, TrainConfig(epochs=1, batch_size=16), run="run", progress=False)
+    assert "method" not in Run.load("run").config
+    _, notes = run(capsys, "index", "pictures", "--model=run", code=2)
+    assert notes.startswith("cmssf: this run was trained by `fit` without a configuration")
+    assert notes.count("\n") == 1
+
+
+def test_a_run_without_weights_is_refused(recorded, place, capsys):
+    write_run(place / "run", recorded)
+    _, notes = run(capsys, "index", "pictures", "--model=run", code=2)
+    assert notes.startswith("cmssf: the run run holds no weights; make it again with: cmssf train")
+    (place / "run" / "checkpoint.safetensors").touch()
+    _, notes = run(capsys, "index", "pictures", "--model=run", code=2)
+    assert notes.startswith("cmssf: the run run is not finished")
+
+
+def test_a_run_with_a_damaged_configuration_is_one_sentence(recorded, place, capsys):
+    """Whatever its sections hold, and whatever stands in the place of all of them."""
+    sections = ("method", "preset", "data", "vision", "text", "cmssf", "train")
+    damaged = [{k: v for k, v in recorded.items() if k != section} for section in sections]
+    for junk in (None, "x", 3, [], {}):
+        damaged += [junk, *({**recorded, section: junk} for section in sections)]
+    for config in damaged:
+        write_run(place / "run", config)
+        _, notes = run(capsys, "index", "pictures", "--model=run", code=2)
+        assert notes.startswith("cmssf: ")
+        assert notes.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["config.json", "environment.json"])
+def test_a_run_with_a_damaged_file_is_one_sentence(name, recorded, place, capsys):
+    for content in (b"", b"{", b'{"train": ', b"\xff\xfe\x00"):
+        write_run(place / "run", recorded)
+        (place / "run" / name).write_bytes(content)
+        _, notes = run(capsys, "index", "pictures", "--model=run", code=2)
+        assert notes.count("\n") == 1
 
 
 @pytest.mark.parametrize(

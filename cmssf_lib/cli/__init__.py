@@ -1,103 +1,130 @@
 """In a shell: ``cmssf train``, ``evaluate``, ``reproduce``, ``runs``, ``index``, ``search``.
 
 The same functions as in the notebooks; what stands here is their order and what is printed.
+Options, help texts and messages come from the signatures and the dataclasses, by tyro.
 """
 
-import argparse
+import shlex
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, make_dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from cmssf_lib.cli.commands import (
-    evaluate_command,
-    reproduce_command,
-    runs_command,
-    train_command,
-)
-from cmssf_lib.cli.search import INDEX, index_command, search_command
-from cmssf_lib.presets import METHODS, PRESETS
+import tyro
+from tyro.conf import Positional
+
+from cmssf_lib.cli import measure, search, training
+from cmssf_lib.cli.training import Data
+from cmssf_lib.machine import process_index
+from cmssf_lib.presets import Preset, preset, sections
+
+__all__ = ["main"]
 
 #: What a shell is told: 2 for a mistake that the message explains, 130 after Ctrl-C.
 MISTAKE, INTERRUPTED = 2, 130
+#: How tyro reads every command: names as Python has them.
+OPTIONS: dict[str, Any] = {"use_underscores": True}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the shell's exit code."""
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options.command(options)
+        with warnings.catch_warnings():
+            # A sentence, without a file and a line of code.
+            warnings.showwarning = lambda message, *_, **__: search.note(str(message))
+            # What `train` can be told depends on the method and the preset that it names.
+            if words[:1] == ["train"] and words[1:] and words[1] not in ("-h", "--help"):
+                train(words[1:])
+            else:
+                tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="cmssf", args=words, **OPTIONS)
     except KeyboardInterrupt as interruption:
         print(f"\ncmssf: {str(interruption) or 'stopped'}", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, RuntimeError, OSError, FloatingPointError, MemoryError) as error:
-        print(f"cmssf: {error}", file=sys.stderr)
+        search.note(str(error))
         return MISTAKE
+    except SystemExit as end:  # tyro has said what was wrong, or has shown its help
+        return MISTAKE if end.code else 0
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    top = argparse.ArgumentParser(
-        prog="cmssf", description="Train, evaluate and compare runs; search pictures."
-    )
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
+@dataclass(frozen=True)
+class Asked:
+    """Train a method and evaluate it; ``cmssf train METHOD --help`` lists all settings."""
 
-    train = commands.add_parser("train", help="train a method and evaluate it")
-    train.add_argument("method", help=f"one of: {', '.join(METHODS)}")
-    train.add_argument("--preset", help=f"one of: {', '.join(PRESETS)} (default: $CMSSF_PRESET)")
-    train.add_argument("--epochs", type=int, help="instead of the preset's; 0: fresh weights")
-    train.add_argument("--seed", type=int, help="instead of the preset's")
-    train.add_argument("--data", help="folder of the pictures (default: $CMSSF_DATA)")
-    train.add_argument("--run", help="folder of the run (default: runs/METHOD-PRESET-sSEED)")
-    train.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change any number of the preset, such as train.lr=0.001 or cmssf.loss=excess",
-    )
-    train.add_argument(
-        "--light", action="store_true", help="keep history and results, not weights and outputs"
-    )
-    train.set_defaults(command=train_command)
+    method: Positional[str]  # cmssf, fusion, simclr, moco, byol, dino, mae or supervised
+    preset: str | None = None  # "quick", "standard" or "paper"; else $CMSSF_PRESET
+    epochs: int | None = None  # instead of the preset's; 0: fresh weights
+    seed: int | None = None  # instead of the preset's
+    pictures: Data = None  # folder of the pictures; else $CMSSF_DATA
+    run: str | None = None  # folder of the run; else runs/METHOD-PRESET-sSEED
+    light: bool = False  # keep history and results, not weights and outputs
 
-    evaluate = commands.add_parser("evaluate", help="measure a trained run on the test set")
-    evaluate.add_argument("run", help="folder of the run")
-    evaluate.add_argument("--data", help="folder of the pictures (default: $CMSSF_DATA)")
-    evaluate.add_argument(
-        "--no-fine-tuning",
-        action="store_true",
-        help="leave out the measures that train; what is left takes minutes, not an hour",
-    )
-    evaluate.set_defaults(command=evaluate_command)
 
-    reproduce = commands.add_parser("reproduce", help="make a recorded run again")
-    reproduce.add_argument("name", nargs="?", help="such as quick/cmssf; see: cmssf runs")
-    reproduce.add_argument("--all", action="store_true", help="every recorded run")
-    reproduce.add_argument("--preset", help="with the numbers of another preset")
-    reproduce.add_argument("--data", help="folder of the pictures (default: $CMSSF_DATA)")
-    reproduce.add_argument("--to", default="runs/reproduced", help="where (default: %(default)s)")
-    reproduce.set_defaults(command=reproduce_command)
+def train(words: Sequence[str]) -> None:
+    """Train and evaluate as the words behind ``cmssf train`` say.
 
-    runs = commands.add_parser("runs", help="list runs and their results")
-    runs.add_argument("folder", nargs="?", help="default: the book's recorded runs")
-    runs.set_defaults(command=runs_command)
+    Raises:
+        ValueError: If method or preset are unknown, or a setting cannot work.
+    """
+    asked, chosen = read_settings(words)
+    folder = Path(asked.run or f"runs/{asked.method}-{chosen.name}-s{chosen.train.seed}")
+    run = training.train_run(chosen, asked.method, folder, shlex.join(["cmssf", "train", *words]))
+    # Not before it is measured: several processes leave that to a single one.
+    if asked.light and run.results and process_index() == 0:
+        for name in ("model.safetensors", "outputs.npz"):
+            (folder / name).unlink(missing_ok=True)
 
-    where = "folder of save_pretrained or of a run, or a name on the hub"
-    index = commands.add_parser("index", help="encode a folder of pictures, to search it")
-    index.add_argument("folder", help="where the pictures are, in it and in folders in it")
-    index.add_argument("--model", required=True, help=where)
-    index.add_argument("--to", default=INDEX, help="folder of the index (default: %(default)s)")
-    index.add_argument(
-        "--skip-unreadable", action="store_true", help="go on without pictures that are damaged"
-    )
-    index.add_argument("--data", help="where a run's own pictures are now, if --model is a run")
-    index.set_defaults(command=index_command)
 
-    search = commands.add_parser("search", help="find pictures by a sentence")
-    search.add_argument("words", nargs="+", help='such as "a red seven"')
-    search.add_argument("--index", default=INDEX, help="its folder (default: %(default)s)")
-    search.add_argument("--model", help=f"{where} (default: the one that made the index)")
-    search.add_argument("-k", type=int, default=10, help="how many (default: %(default)s)")
-    search.add_argument("--data", help="where a run's own pictures are now, if the model is a run")
-    search.set_defaults(command=search_command)
-    return top
+def read_settings(words: Sequence[str]) -> tuple[Asked, Preset]:
+    """Read what ``cmssf train`` is told: a method, a preset, and what is otherwise than there.
+
+    Only the sections that the method reads can be changed.
+
+    Args:
+        words: Such as ``["simclr", "--preset", "quick", "--train.lr", "1e-3"]``.
+
+    Raises:
+        ValueError: If method or preset are unknown.
+        SystemExit: If a setting is unknown or of another type; tyro has said which.
+    """
+    usual = preset(_given("preset", words), words[0])
+    if beside := _given("cmssf.image_loss", words):  # another method's settings are read as well
+        usual = replace(usual, cmssf=replace(usual.cmssf, image_loss=beside))
+    names = sections(usual, words[0])
+    in_words: Any = tyro.conf.FlagConversionOff  # truth as well: --fusion.norm_first False
+    fields = [
+        (name, in_words[type(getattr(usual, name))], field(default=getattr(usual, name)))
+        for name in names
+    ]
+    form = make_dataclass("Settings", fields, bases=(Asked,), frozen=True)
+    form.__doc__ = f"Train {words[0]} with the preset {usual.name}, changed as is said here."
+    read: Any = tyro.cli(form, prog="cmssf train", args=words, **OPTIONS)
+    chosen = replace(usual, **{name: getattr(read, name) for name in names})
+    short = {name: getattr(read, name) for name in ("epochs", "seed")}
+    given = {name: value for name, value in short.items() if value is not None}
+    chosen = replace(chosen, train=replace(chosen.train, **given))
+    return read, training.with_pictures(chosen, read.pictures)
+
+
+def _given(option: str, words: Sequence[str]) -> str | None:
+    """Return the value of an option, before the options are read in earnest."""
+    found = None
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name.replace("-", "_") == f"__{option}":
+            found = value if equals else after
+    return found
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": Asked,  # for the help; all else goes to `train`
+    "evaluate": training.evaluate,
+    "reproduce": training.reproduce,
+    "runs": measure.runs,
+    "index": search.index,
+    "search": search.search,
+}

@@ -1,65 +1,34 @@
-"""What is measured of each method: after every epoch, at the end, and in a line of a list."""
+"""What is measured of each method, and what is said of it: after every epoch, and at the end."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+import torch
+from torch import Tensor
+from tyro.conf import Positional
 
-from cmssf_lib.cmssf import CMSSF
+from cmssf_lib import evaluate
+from cmssf_lib.build import build
 from cmssf_lib.data import ImageTextData, Splits
-from cmssf_lib.evaluate import (
-    accuracy,
-    class_captions,
-    embed,
-    embed_features,
-    embed_mirrored,
-    embed_prompts,
-    fine_tune_report,
-    fusion_monitor,
-    fusion_outputs,
-    fusion_report,
-    knn,
-    monitor,
-    pixel_features,
-    probe_report,
-    report,
-    zero_shot,
-)
+from cmssf_lib.files import records
 from cmssf_lib.fusion import FusionClassifier
+from cmssf_lib.methods import CMSSF, MAE, Method
 from cmssf_lib.presets import Preset
-from cmssf_lib.runs import Run, build, run_config
+from cmssf_lib.runs import Run, all_runs
+from cmssf_lib.train import OVERHEAD
 
-Results = dict[str, float]
-Outputs = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Measures:
-    """How a method is judged.
-
-    Attributes:
-        monitor: Called with method, validation set, training set and preset after every epoch.
-        finish: Called with method and validation set when the training is over, for what is
-            fitted on held-out pictures.
-        judge: Called with method, splits and preset, once, at the end: the results, and the
-            arrays behind them.
-        headlines: The result that a list of runs shows, or the next where a run lacks it: which
-            results there are depends on the labels that the preset asks for.
-        watched: The column of the history that the line of an epoch shows.
-    """
-
-    monitor: Callable[[nn.Module, ImageTextData, ImageTextData, Preset], Mapping[str, float]]
-    finish: Callable[[nn.Module, ImageTextData], None]
-    judge: Callable[[nn.Module, Splits, Preset], tuple[Results, Outputs]]
-    headlines: tuple[str, ...]
-    watched: str
-
-
-def measures(method: str) -> Measures:
-    """Return how a method is judged, by its name."""
-    return {"cmssf": _CMSSF, "fusion": _FUSION, "mae": _MAE}.get(method, _FEATURES)
+#: The result by which a method is judged, or the next where a run lacks it: which results there
+#: are depends on the labels that the preset asks for. Any other method: "knn".
+HEADLINES = {
+    "cmssf": ("zero_shot", "knn"),
+    "fusion": ("accuracy",),
+    # A masked autoencoder's features are half-way to its decoder: what counts is where they lead.
+    "mae": ("fine_tuned_10_per_class", "fine_tuned_1pct", "knn"),
+}
+Found = tuple[dict[str, float], dict[str, Tensor]]  # results, and the answers behind them
 
 
 def headline(run: Run) -> tuple[str, float] | None:
@@ -68,158 +37,214 @@ def headline(run: Run) -> tuple[str, float] | None:
     Args:
         run: Measured, or not yet: ``None``.
     """
-    names = measures(run.config.get("method", "")).headlines
-    return next(((name, run.results[name]) for name in names if name in run.results), None)
+    return _headline(run, run.results)
 
 
-def _monitor_cmssf(
-    method: nn.Module, validation: ImageTextData, training: ImageTextData, preset: Preset
+def _headline(run: Run, numbers: Mapping[str, float], start: str = "") -> tuple[str, float] | None:
+    names = HEADLINES.get(run.config.get("method", ""), ("knn",))
+    return next(((n, numbers[start + n]) for n in names if start + n in numbers), None)
+
+
+def runs(folder: Positional[str | None] = None) -> None:
+    """List runs: one line each, at its end the test result by which it is judged.
+
+    Args:
+        folder: Where they are; else the book's recorded runs.
+    """
+    place = Path(folder) if folder else records()
+    found = all_runs(place)
+    if not found:
+        raise FileNotFoundError(f"no runs below {place}; cmssf train makes one")
+    print(f"{'run':32} {'preset':9} {'epochs':>9} {'minutes':>8}  {'data':16}  test result")
+    for run in found:
+        minutes = sum(row["seconds"] for row in run.history) / 60
+        epochs = f"{len(run.history)}/{run.config['train']['epochs']}"
+        shown = headline(run)
+        result = f"{shown[1]:.1%} {shown[0]}" if shown else "–"
+        name = run.path.relative_to(place) if run.path else run.name
+        print(
+            f"{name!s:32} {run.config.get('preset', '–'):9} {epochs:>9} {minutes:8.1f}  "
+            f"{run.config['data_fingerprint']:16}  {result}"
+        )
+
+
+def each_epoch(
+    method: Method, training: ImageTextData, validation: ImageTextData, batch_size: int
 ) -> Mapping[str, float]:
-    assert isinstance(method, CMSSF)
-    prompts = class_captions(training)
-    return monitor(method, validation, preset.train.batch_size, prompts=prompts)
+    """Measure a method while it trains, on held-out pictures: columns of the history.
+
+    Args:
+        method: In training; left as it is.
+        training: What it is trained on: prompts and neighbours come from there.
+        validation: Held out from it.
+        batch_size: That of the training.
+    """
+    if isinstance(method, CMSSF):
+        return evaluate.monitor(
+            method, validation, batch_size, prompts=evaluate.class_captions(training)
+        )
+    if isinstance(method, FusionClassifier):
+        return evaluate.fusion_monitor(method, validation)
+    device = next(method.parameters()).device  # every epoch asks: a graphics card answers sooner
+    bank, queries = (
+        evaluate.embed_features(method, data).to(device) for data in (training, validation)
+    )
+    classes, k = len(training.class_names), evaluate.usual_k(len(training))
+    voted = evaluate.knn(bank, training.labels.to(device), queries, classes, k)
+    return {"validation_knn": evaluate.accuracy(voted.cpu(), validation.labels.cpu())}
 
 
-def _judge_cmssf(method: nn.Module, splits: Splits, preset: Preset) -> tuple[Results, Outputs]:
-    """Measure what captions taught, with embeddings of the test set and the answers behind it.
+def judge(
+    method: Method, splits: Splits, preset: Preset
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Measure a trained method on the test set, with all that its preset asks for.
+
+    A masked autoencoder's weights are judged as a start, too, beside fresh weights: also where it
+    began with others.
+
+    Returns:
+        The results, and the answers behind each accuracy, under its name; of captions and fusion
+        "predictions" and more.
+    """
+    if isinstance(method, FusionClassifier):
+        results = evaluate.fusion_report(method, splits.test)
+        answers = {"predictions": method.predict(splits.test).argmax(dim=1)}
+    elif isinstance(method, CMSSF):
+        results, answers = _judge_with_captions(method, splits, preset)
+    else:
+        results, answers = _judge_features(method, splits, preset)
+    if isinstance(method, MAE) and preset.fine_tune.baseline:
+        begun = replace(preset, vision=replace(preset.vision, weights=""))
+        fresh = build(begun, "mae", splits.train).to(next(method.parameters()).device)
+        untrained, behind = _judge_features(fresh, splits, preset)
+        results |= _named("untrained_", untrained)
+        answers |= _named("untrained_", behind)
+    answers["labels"] = splits.test.labels
+    kept = {torch.int64: torch.int16, torch.float32: torch.float16}  # classes, vectors
+    return results, {
+        name: tensor.cpu().to(kept.get(tensor.dtype, tensor.dtype)).numpy()
+        for name, tensor in answers.items()
+    }
+
+
+def _judge_with_captions(method: CMSSF, splits: Splits, preset: Preset) -> Found:
+    """Measure what captions taught, with embeddings of the test set.
 
     Where the preset names parts of the training set, the features are judged like any method's.
     Where pictures were mirrored in training, "zero_shot_mirrored" looks at each test picture and
     at its mirror image, beside "zero_shot", which looks once.
     """
-    assert isinstance(method, CMSSF)
-    results: Results = report(method, splits)
-    probed: Outputs = {}
+    bank, e = evaluate.embed_features(method, splits.train), evaluate.embed(method, splits.test)
+    results, answers = evaluate.report(method, splits, embedded=(bank, e)), dict[str, Tensor]()
     if preset.judge.fractions:
-        more, probed = _judge_features(method, splits, preset)
+        more, answers = _judge_features(method, splits, preset, embedded=(bank, e.features))
         results |= more
-    e = embed(method, splits.test)
-    prompts, classes = embed_prompts(method, class_captions(splits.train))
+    prompts, classes = evaluate.embed_prompts(method, evaluate.class_captions(splits.train))
     if preset.cmssf.views.flip:
-        twice = zero_shot(embed_mirrored(method, splits.test.images), prompts, classes)
-        results["zero_shot_mirrored"] = accuracy(twice, e.labels)
-        probed["zero_shot_mirrored"] = twice.numpy().astype(np.int16)
-    return results, probed | {
-        "image": e.image.half().numpy(),
-        "text": e.text.half().numpy(),
-        "caption_index": e.caption_index.numpy().astype(np.int32),
-        "labels": e.labels.numpy().astype(np.int16),
-        "prompts": prompts.half().numpy(),
-        "prompt_classes": classes.numpy().astype(np.int16),
-        "predictions": zero_shot(e.image, prompts, classes).numpy().astype(np.int16),
+        twice = evaluate.embed_mirrored(method, splits.test.images, seen=e.image)
+        answers["zero_shot_mirrored"] = evaluate.zero_shot(twice, prompts, classes)
+        results["zero_shot_mirrored"] = evaluate.accuracy(answers["zero_shot_mirrored"], e.labels)
+    return results, answers | {
+        "image": e.image,
+        "text": e.text,
+        "caption_index": e.caption_index.int(),  # there are more captions than int16 counts
+        "prompts": prompts,
+        "prompt_classes": classes,
+        "predictions": evaluate.zero_shot(e.image, prompts, classes),
     }
-
-
-_CMSSF = Measures(
-    monitor=_monitor_cmssf,
-    finish=lambda method, validation: None,
-    judge=_judge_cmssf,
-    headlines=("zero_shot", "knn"),
-    watched="validation_zero_shot",
-)
-
-
-def _monitor_fusion(
-    method: nn.Module, validation: ImageTextData, training: ImageTextData, preset: Preset
-) -> Mapping[str, float]:
-    assert isinstance(method, FusionClassifier)
-    return fusion_monitor(method, validation)
-
-
-def _finish_fusion(method: nn.Module, validation: ImageTextData) -> None:
-    """Fit what an output-level fusion weighs its models by; the others have nothing to fit."""
-    assert isinstance(method, FusionClassifier)
-    if method.config.kind == "late":
-        method.fit_rule(validation)
-
-
-def _judge_fusion(method: nn.Module, splits: Splits, preset: Preset) -> tuple[Results, Outputs]:
-    assert isinstance(method, FusionClassifier)
-    return fusion_report(method, splits.test), fusion_outputs(method, splits.test)
-
-
-_FUSION = Measures(
-    monitor=_monitor_fusion,
-    finish=_finish_fusion,
-    judge=_judge_fusion,
-    headlines=("accuracy",),
-    watched="validation_accuracy",
-)
-
-
-def _monitor_features(
-    method: nn.Module, validation: ImageTextData, training: ImageTextData, preset: Preset
-) -> Mapping[str, float]:
-    """Let the training pictures vote on the held-out ones, with the features as they now are."""
-    bank, queries = embed_features(method, training), embed_features(method, validation)
-    k, classes = min(200, max(1, len(training) // 10)), len(training.class_names)
-    device = next(method.parameters()).device  # every epoch asks: a graphics card answers sooner
-    voted = knn(bank.to(device), training.labels.to(device), queries.to(device), classes, k)
-    return {"validation_knn": accuracy(voted.cpu(), validation.labels.cpu())}
 
 
 def _judge_features(
-    method: nn.Module, splits: Splits, preset: Preset, tune: bool = False
-) -> tuple[Results, Outputs]:
-    """Judge the features as they are and, if asked for, the weights as a start.
-
-    The outputs are the predictions behind each accuracy, under its name.
-    """
-    judge, tuned, predictions = preset.judge, preset.fine_tune, dict[str, Tensor]()
+    method: Method,
+    splits: Splits,
+    preset: Preset,
+    embedded: tuple[Tensor, Tensor] | None = None,
+) -> Found:
+    """Judge the features as they are and, if asked for, the weights as a start."""
+    asked, answers = preset.judge, dict[str, Tensor]()
     few: dict[str, Any] = {
-        "per_class": judge.per_class or None,
-        "fractions": judge.fractions,
-        "draws": judge.draws,
+        "per_class": asked.per_class or None,
+        "fractions": asked.fractions,
+        "draws": asked.draws,
     }
-    results = probe_report(method, splits, **few, predictions=predictions)
-    if judge.pixels:
+    results = evaluate.probe_report(embedded or method, splits, **few, predictions=answers)
+    if asked.pixels:
         on_pixels = dict[str, Tensor]()
-        found = probe_report(pixel_features, splits, **few, predictions=on_pixels)
-        results |= {f"pixels_{name}": value for name, value in found.items()}
-        predictions |= {f"pixels_{name}": value for name, value in on_pixels.items()}
-    if tuned.steps and (tune or judge.fine_tune):
-        results |= fine_tune_report(
-            method,
-            splits,
-            **few,
-            predictions=predictions,
-            steps=tuned.steps,
-            batch_size=tuned.batch_size,
-            lr=tuned.lr,
-            views=tuned.views,
+        found = evaluate.probe_report(evaluate.pixel_features, splits, **few, predictions=on_pixels)
+        results |= _named("pixels_", found)
+        answers |= _named("pixels_", on_pixels)
+    if preset.fine_tune.steps and (asked.fine_tune or isinstance(method, MAE)):
+        chosen = evaluate.label_draws(splits.train, **few)
+        results |= evaluate.fine_tune_report(method, splits, chosen, preset.fine_tune, answers)
+    return results, answers
+
+
+def _named(start: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    return {start + name: value for name, value in found.items()}
+
+
+def require_measurable(
+    training: ImageTextData, validation: ImageTextData, chosen: Preset, method_name: str
+) -> None:
+    """Refuse before the training what could not be measured after it.
+
+    Args:
+        training: All of it; the labelled pictures of the measuring are drawn from it.
+        validation: Held out of it.
+        chosen: All the numbers.
+        method_name: Whose measures they are.
+
+    Raises:
+        ValueError: If too few pictures are held out, or a choice of labelled pictures is too small
+            for a linear classifier or for a batch of the fine-tuning.
+    """
+    asked, train, batch = chosen.judge, chosen.train, chosen.fine_tune.batch_size
+    if method_name == "cmssf" and train.epochs and len(validation) < train.batch_size:
+        raise ValueError(
+            f"data.validation={len(validation)} holds out too few pictures to validate with: "
+            f"{method_name} needs a batch of {train.batch_size}"
         )
-    labels = splits.test.labels.cpu().numpy().astype(np.int16)
-    arrays = {name: answers.numpy().astype(np.int16) for name, answers in predictions.items()}
-    return results, arrays | {"labels": labels}
+    if method_name == "fusion" or (method_name == "cmssf" and not asked.fractions):
+        return
+    drawn = evaluate.label_draws(training, asked.per_class or None, asked.fractions, asked.draws)
+    for name, (choice, *_) in drawn.items():
+        labels = training.labels.cpu()[choice]
+        fewest = int(labels.bincount(minlength=len(training.class_names)).min())
+        if fewest < 2:
+            raise ValueError(
+                f"with {name} of the labels a class has {fewest}, and a linear classifier needs "
+                "two: change judge.fractions or judge.per_class"
+            )
+        if (asked.fine_tune or method_name == "mae") and len(choice) < batch:
+            raise ValueError(
+                f"with {name} of the labels there are {len(choice)} pictures, fewer than a batch "
+                f"of the fine-tuning: change judge.fractions, or fine_tune.batch_size={batch}"
+            )
 
 
-# All methods that learn features from pictures alone are judged alike.
-_FEATURES = Measures(
-    monitor=_monitor_features,
-    finish=lambda method, validation: None,
-    judge=_judge_features,
-    headlines=("knn",),
-    watched="validation_knn",
-)
+def print_epoch(run: Run) -> None:
+    """Print one line about the epoch that has just ended."""
+    row, epochs = run.history[-1], run.config["train"]["epochs"]
+    shares = {part: row[f"{part}_share"] for part in OVERHEAD}
+    # Of some losses, and of one with another beside it, the floor is no floor.
+    loss = run.config.get("cmssf", {}).get("loss")
+    bounded = loss in ("one_hot", "multi_positive") and "image_text_loss" not in row
+    floor = f" (floor {row['floor']:.3f})" if bounded else ""
+    shown = _headline(run, row, "validation_")
+    watched = f"validation {shown[0].replace('_', ' ')} {shown[1]:.1%}; " if shown else ""
+    print(
+        f"epoch {row['epoch']:.0f}/{epochs}: loss {row['loss']:.3f}{floor}, {watched}"
+        f"{row['images_per_second']:.0f} images/s; of a step: "
+        + "".join(f"{part} {share:.1%}, " for part, share in shares.items())
+        + f"together {sum(shares.values()):.1%}; peak memory "
+        f"{run.environment['peak_memory_gb']:.2f} GB",
+        flush=True,
+    )
 
 
-def _judge_mae(method: nn.Module, splits: Splits, preset: Preset) -> tuple[Results, Outputs]:
-    """Judge the weights as a start, too, beside fresh weights: also where MAE began with others."""
-    results, outputs = _judge_features(method, splits, preset, tune=True)
-    if preset.fine_tune.baseline:
-        begun = replace(preset, vision=replace(preset.vision, weights=""))
-        fresh = build(run_config(begun, "mae", splits.train), splits.train)
-        fresh.to(next(method.parameters()).device)
-        found, answers = _judge_features(fresh, splits, preset, tune=True)
-        del answers["labels"]
-        results |= {f"untrained_{name}": value for name, value in found.items()}
-        outputs |= {f"untrained_{name}": value for name, value in answers.items()}
-    return results, outputs
-
-
-# A masked autoencoder's features are half-way to its decoder: what counts is where they lead to.
-_MAE = replace(
-    _FEATURES,
-    judge=_judge_mae,
-    headlines=("fine_tuned_10_per_class", "fine_tuned_1pct", "knn"),
-)
+def print_results(results: Mapping[str, float], beside: Mapping[str, float] | None = None) -> None:
+    """Print a table of metrics, and the recorded ones beside them where there are any."""
+    print(f"{'metric':36} {'now':>10}" + (f" {'recorded':>10}" if beside else ""))
+    for name, value in results.items():
+        recorded = f" {beside[name]:10.4f}" if beside and name in beside else ""
+        print(f"{name:36} {value:10.4f}{recorded}")

@@ -1,31 +1,42 @@
-"""From a preset to a record: load, train, measure, and say how it goes."""
+"""Train, evaluate, reproduce: from a preset to a record."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
-import torch
-from torch import nn
+import tyro
+from tyro.conf import Positional
 
-from cmssf_lib.cli.measure import measures
-from cmssf_lib.cmssf import CMSSF
+from cmssf_lib import machine
+from cmssf_lib.build import build, preset_of, run_config, trained
+from cmssf_lib.cli import measure
 from cmssf_lib.data import ImageTextData, Splits, batches, load
-from cmssf_lib.evaluate import label_draws
-from cmssf_lib.presets import Preset
-from cmssf_lib.processes import count, rank
-from cmssf_lib.runs import Run, build, environment, run_config
-from cmssf_lib.train import (
-    OVERHEAD,
-    cache_features,
-    fit,
-    flops_per_picture,
-    peak_memory_gb,
-    round_weights,
-    state,
-)
+from cmssf_lib.files import records
+from cmssf_lib.fusion import FusionClassifier
+from cmssf_lib.methods import CMSSF, Method
+from cmssf_lib.presets import Preset, preset
+from cmssf_lib.runs import Run
+from cmssf_lib.train import cache_features, fit, flops_per_picture, round_weights
+
+Data = Annotated[str | None, tyro.conf.arg(name="data", metavar="FOLDER")]
+
+#: What decides the kind of a method, and stays when a run is made again with another preset.
+KEPT = {
+    "cmssf": ("loss", "freeze_image", "image_loss", "image_weight"),
+    "fusion": ("kind", "rule", "modality_dropout"),
+    "supervised": ("loss",),
+    "byol": ("predictor", "stop_gradient"),
+    "moco": ("in_batch",),
+    "mae": ("normalise",),
+}
 
 
-def train_run(chosen: Preset, method_name: str, folder: str | Path, data: str | None) -> Run:
+def with_pictures(chosen: Preset, folder: str | None) -> Preset:
+    """Return a preset whose pictures are in another folder, if one is given."""
+    return replace(chosen, data=replace(chosen.data, path=folder)) if folder else chosen
+
+
+def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
     """Train as a preset says, evaluate on the test set once, and write it all down.
 
     Called again it goes on where it was stopped: in the training, or with the measuring.
@@ -33,160 +44,191 @@ def train_run(chosen: Preset, method_name: str, folder: str | Path, data: str | 
     With 0 epochs nothing is trained: the record says what the fresh weights are worth. Of
     several processes (``accelerate launch``) all train, and the first one does the rest.
 
+    Args:
+        chosen: The preset, with what was changed.
+        name: Of the method that is trained.
+        folder: Of the run.
+        command: What was typed, for the record.
+
     Raises:
         ValueError: If the folder holds a finished run, or one with another configuration, or if
             what comes after the training could not be done.
     """
-    if data is not None:
-        chosen = replace(chosen, data=replace(chosen.data, path=data))
-    splits = load(chosen.data)
+    splits, first = load(chosen.data), machine.process_index() == 0
     training, validation = splits.train.hold_out(chosen.data.validation, chosen.data.seed)
-    check_measures(splits.train, validation, chosen, method_name)
+    measure.require_measurable(splits.train, validation, chosen, name)
     run = Run(folder)
-    run.config = run_config(chosen, method_name, splits.train)
-    if (so_far := state(run)) == "measured":
+    run.environment["command"] = command
+    run.config = run_config(chosen, name, splits.train)
+    if (so_far := run.state()) == "measured":
         raise ValueError(f"{folder} holds a finished run: choose another folder, or delete it")
     if so_far == "trained":
         before = Run.load(folder)
         run.history, run.environment = before.history, before.environment
-        method = before.method(splits.train)
+        method = trained(before, splits.train)
     else:
-        method = build(run.config, splits.train)
-    if rank() == 0:
+        method = build(chosen, name, splits.train)
+    if first:
         print(
-            f"{method_name} on {training.name}: {len(training)} pictures to train on, "
-            f"{len(validation)} to validate, {len(splits.test)} to test; in {folder}"
+            f"{name} on {training.name}: {len(training)} pictures to train on, {len(validation)} "
+            f"to validate, {len(splits.test)} to test; in {folder}"
         )
-        if so_far == "trained":
-            print("The training is over; what is left is to measure it.")
-    if chosen.train.epochs and not (so_far == "trained" and "mflop_per_picture" in run.environment):
-        _train(run, method, training, validation, chosen, trained=so_far == "trained")
-    if rank() > 0:
-        return run
-    with run.lock():
-        return _measure(run, method, splits, validation, chosen)
-
-
-def _train(
-    run: Run,
-    method: nn.Module,
-    training: ImageTextData,
-    validation: ImageTextData,
-    chosen: Preset,
-    trained: bool,
-) -> None:
-    """Train, if that is not over, and count what a step takes."""
-    measure = measures(run.config["method"])
-    if isinstance(method, CMSSF) and chosen.cmssf.freeze_image:
-        method.to("cuda" if torch.cuda.is_available() else "cpu")
-        views, seed = chosen.cmssf.cached_views, chosen.train.seed
-        training = cache_features(method, training, views=views, seed=seed)
-        validation = cache_features(method, validation)
-    if not trained:
-        fit(
-            method,
-            training,
-            chosen.train,
-            run=run,
-            each_epoch=lambda _: measure.monitor(method, validation, training, chosen),
-            watch=print_epoch,
+    if so_far == "trained" and first:
+        print("The training is over; what is left is to measure it.")
+    if chosen.train.epochs and "mflop_per_picture" not in run.environment:
+        if isinstance(method, CMSSF) and chosen.cmssf.freeze_image:
+            method.to(machine.fastest_device())
+            views, seed = chosen.cmssf.cached_views, chosen.train.seed
+            training = cache_features(method, training, views=views, seed=seed)
+            validation = cache_features(method, validation)
+        batch_size = chosen.train.batch_size
+        if so_far != "trained":
+            fit(
+                method,
+                training,
+                chosen.train,
+                run=run,
+                each_epoch=lambda now: measure.each_epoch(now, training, validation, batch_size),
+                watch=measure.print_epoch,
+            )
+        # In every process: a step's loss exchanges vectors with the others.
+        batch = next(batches(training.to(next(method.parameters()).device), batch_size))
+        flops = flops_per_picture(
+            method, batch.part(machine.process_index(), machine.process_count())
         )
-    # In every process: a step's loss exchanges vectors with the others.
-    on_device = training.to(next(method.parameters()).device)
-    batch = next(batches(on_device, chosen.train.batch_size))
-    flops = flops_per_picture(method, batch if count() == 1 else batch.part(rank(), count()))
-    run.environment["mflop_per_picture"] = round(flops / 1e6, 3)
-    if rank() == 0:
-        run.save()
-
-
-def _measure(
-    run: Run, method: nn.Module, splits: Splits, validation: ImageTextData, chosen: Preset
-) -> Run:
-    """Write down what the weights are worth, and the weights."""
-    name, measure = run.config["method"], measures(run.config["method"])
-    method.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    if not chosen.train.epochs:
-        run.environment = environment(next(method.parameters()).device)
-        if chosen.train.half_weights:
-            round_weights(method)
-    measure.finish(method, validation)
-    run.save_weights(method)  # with what was fitted
-    run.save()
-    if count() > 1 and (chosen.judge.fine_tune or name == "mae"):
-        print(f"trained; fine-tuning takes a single process. Measure it: cmssf evaluate {run.path}")
-        return run
-    run.results, run.outputs = measure.judge(method, splits, chosen)
-    run.environment["peak_memory_gb"] = round(peak_memory_gb(), 2)  # evaluation included
-    run.save()
-    print_results(run.results)
-    print(f"peak memory, evaluation included: {peak_memory_gb():.2f} GB")
+        run.environment["mflop_per_picture"] = round(flops / 1e6, 3)
+        if first:
+            run.save()
+    if first:
+        with run.lock():
+            _measure(run, method, splits, validation, chosen)
     return run
 
 
-def check_measures(
-    training: ImageTextData, validation: ImageTextData, chosen: Preset, method_name: str
+def _measure(
+    run: Run, method: Method, splits: Splits, validation: ImageTextData, chosen: Preset
 ) -> None:
-    """Refuse before the training what could not be measured after it.
+    """Write down what the weights are worth, and the weights."""
+    name = run.config["method"]
+    method.to(machine.fastest_device()).eval()
+    if not chosen.train.epochs:
+        run.environment |= machine.environment(next(method.parameters()).device)
+        if chosen.train.half_weights:
+            round_weights(method)
+    if isinstance(method, FusionClassifier) and method.config.kind == "late":
+        method.fit_rule(validation)  # by which the outputs of its models are weighed
+    run.save_weights(method)
+    run.save()
+    if machine.process_count() > 1 and (chosen.judge.fine_tune or name == "mae"):
+        print(f"trained; fine-tuning takes a single process. Measure it: cmssf evaluate {run.path}")
+        return
+    run.results, run.outputs = measure.judge(method, splits, chosen)
+    run.environment["peak_memory_gb"] = round(machine.peak_memory_gb(), 2)  # evaluation included
+    run.save()
+    measure.print_results(run.results)
+    print(f"peak memory, evaluation included: {machine.peak_memory_gb():.2f} GB")
+
+
+def evaluate(run: Positional[str], pictures: Data = None, fine_tuning: bool = True) -> None:
+    """Recompute every number of a run from its weights and the pictures.
+
+    A run that was stopped before it was measured keeps what is found.
 
     Args:
-        training: All of it; the labelled pictures of the measuring are drawn from it.
-        validation: Held out of it.
-        chosen: All the numbers.
-        method_name: Whose measures they are.
+        run: Folder of the run.
+        pictures: Folder of the pictures; else $CMSSF_DATA.
+        fine_tuning: Without it, minutes and not an hour: what trains is left out.
+    """
+    record = Run.load(run)
+    chosen = preset_of(record.config)
+    if not fine_tuning:
+        if not record.results:
+            raise ValueError(
+                f"{run} has not been measured yet: measure all of it first, without "
+                "--no-fine-tuning"
+            )
+        chosen = replace(chosen, fine_tune=replace(chosen.fine_tune, steps=0))
+    splits = load(with_pictures(chosen, pictures).data)
+    same = splits.train.fingerprint == record.config["data_fingerprint"]
+    if not same:
+        others = (
+            f"these pictures are not the ones of the recorded run (fingerprint "
+            f"{splits.train.fingerprint}, recorded {record.config['data_fingerprint']})"
+        )
+        if record.config["method"] == "cmssf" and chosen.text.kind == "scratch":
+            raise ValueError(f"{others}, so the words of its tokenizer are not known")
+        print(f"Note: {others}; nothing is written down.")
+    method = trained(record, splits.train).to(machine.fastest_device())
+    if same and not record.results:
+        _, validation = splits.train.hold_out(chosen.data.validation, chosen.data.seed)
+        return _measure(record, method, splits, validation, chosen)
+    measure.print_results(measure.judge(method, splits, chosen)[0], beside=record.results)
+    print(f"peak memory: {machine.peak_memory_gb():.2f} GB")
+
+
+def reproduce(
+    name: Positional[str | None] = None,
+    all: bool = False,
+    preset: str | None = None,
+    pictures: Data = None,
+    to: str = "runs/reproduced",
+) -> None:
+    """Train a recorded run again and compare the results.
+
+    With ``--all``, what has been reproduced already is compared and not trained again, and a run
+    that cannot be made does not keep the others from it.
+
+    Args:
+        name: Such as quick/cmssf-s0; see: cmssf runs.
+        all: Every recorded run.
+        preset: With the numbers of another preset.
+        pictures: Folder of the pictures; else $CMSSF_DATA.
+        to: Where the new runs are written.
+    """
+    if bool(name) == all:
+        raise ValueError("name one recorded run, or all of them with --all; see: cmssf runs")
+    root, failed = records(), []
+    names = sorted(p.parent.relative_to(root).as_posix() for p in root.rglob("config.json"))
+    for each in names if name is None else [name]:
+        try:
+            recorded = Run.load(root / each)
+            chosen, method = preset_of(recorded.config), recorded.config["method"]
+            if preset:
+                chosen = with_preset(preset, method, chosen)
+            print(f"{each}: preset {chosen.name}, {chosen.train.epochs} epochs")
+            folder = Path(to) / chosen.name / each if preset else Path(to) / each
+            if all and (folder / "results.json").is_file():
+                print(f"{folder} is there already")
+                run = Run.load(folder)
+            else:
+                chosen = with_pictures(chosen, pictures)
+                run = train_run(chosen, method, folder, f"cmssf reproduce {each}")
+            measure.print_results(run.results, beside=recorded.results)
+        except (ValueError, FileNotFoundError) as error:
+            if not all:
+                raise
+            failed.append(f"{each}: {error}")
+    if failed:
+        raise ValueError("not reproduced:\n" + "\n".join(failed))
+
+
+def with_preset(name: str, method: str, recorded: Preset) -> Preset:
+    """Return another preset that keeps what makes the recorded run the one it is.
+
+    That is its loss and the like, its seed, and that it was not trained at all.
 
     Raises:
-        ValueError: If too few pictures are held out, or a choice of labelled pictures is too small
-            for a linear classifier or for a batch of the fine-tuning.
+        ValueError: If the recorded run begins with another one's weights, which fit its own preset
+            alone.
     """
-    judge, train, batch = chosen.judge, chosen.train, chosen.fine_tune.batch_size
-    if method_name == "cmssf" and train.epochs and len(validation) < train.batch_size:
+    if recorded.vision.weights not in ("", "timm") and name != recorded.name:
         raise ValueError(
-            f"data.validation={len(validation)} holds out too few pictures to validate with: "
-            f"{method_name} needs a batch of {train.batch_size}"
+            f"it begins with the weights of {recorded.vision.weights}, which fit the preset "
+            f"{recorded.name!r} only: leave --preset out"
         )
-    if method_name == "fusion" or (method_name == "cmssf" and not judge.fractions):
-        return
-    labels, classes = training.labels.cpu(), len(training.class_names)
-    drawn = label_draws(labels, classes, judge.per_class or None, judge.fractions, judge.draws)
-    for name, (choice, *_) in drawn.items():
-        fewest = int(labels[choice].bincount(minlength=classes).min())
-        if fewest < 2:
-            raise ValueError(
-                f"with {name} of the labels a class has {fewest}, and a linear classifier needs "
-                "two: change judge.fractions or judge.per_class"
-            )
-        if (judge.fine_tune or method_name == "mae") and len(choice) < batch:
-            raise ValueError(
-                f"with {name} of the labels there are {len(choice)} pictures, fewer than a batch "
-                f"of the fine-tuning: change judge.fractions, or fine_tune.batch_size={batch}"
-            )
-
-
-def print_epoch(run: Run) -> None:
-    """Print one line about the epoch that has just ended."""
-    row = run.history[-1]
-    shares = ", ".join(f"{part} {row[f'{part}_share']:.1%}" for part in OVERHEAD)
-    together = sum(row[f"{part}_share"] for part in OVERHEAD)
-    watched = measures(run.config["method"]).watched
-    # Of some losses, and of one with another beside it, the floor is no floor.
-    bounded = "image_text_loss" not in row and run.config.get("cmssf", {}).get("loss") in (
-        "one_hot",
-        "multi_positive",
-    )
-    floor = f" (floor {row['floor']:.3f})" if "floor" in row and bounded else ""
-    print(
-        f"epoch {row['epoch']:.0f}/{run.config['train']['epochs']}: loss {row['loss']:.3f}{floor}, "
-        f"{watched.replace('_', ' ')} {row[watched]:.1%}; {row['images_per_second']:.0f} images/s; "
-        f"of a step: {shares}, together {together:.1%}; peak memory "
-        f"{run.environment['peak_memory_gb']:.2f} GB",
-        flush=True,
-    )
-
-
-def print_results(results: Mapping[str, float], beside: Mapping[str, float] | None = None) -> None:
-    """Print a table of metrics, and the recorded ones beside them where there are any."""
-    print(f"{'metric':36} {'now':>10}" + (f" {'recorded':>10}" if beside else ""))
-    for name, value in results.items():
-        recorded = f" {beside[name]:10.4f}" if beside and name in beside else ""
-        print(f"{name:36} {value:10.4f}{recorded}")
+    other, train = preset(name, method), recorded.train
+    epochs = 0 if train.epochs == 0 else other.train.epochs
+    other = replace(other, train=replace(other.train, seed=train.seed, epochs=epochs))
+    old, new = getattr(recorded, method), getattr(other, method)
+    kept = {field: getattr(old, field) for field in KEPT.get(method, ())}
+    return replace(other, **{method: replace(new, **kept)})
