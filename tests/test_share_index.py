@@ -14,15 +14,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from settings import CMSSFConfig, SimCLRConfig, TextConfig, VisionConfig, new_cmssf
 from sklearn.neighbors import NearestNeighbors
 from tensor_sizes import LargestTensor
 from torch import Tensor
 
-from cmssf_lib.cmssf import CMSSF
-from cmssf_lib.evaluate import classify, embed_texts, zero_shot, zero_shot_prompts
-from cmssf_lib.index import Changes, Index, fingerprint, folder, index_folder, nearest, search
-from cmssf_lib.methods import SimCLR
-from cmssf_lib.presets import CMSSFConfig, SimCLRConfig, TextConfig, ViewsConfig, VisionConfig
+from cmssf_lib.encoders import ImageEncoder
+from cmssf_lib.evaluate import embed_texts, zero_shot, zero_shot_prompts
+from cmssf_lib.methods import CMSSF, SimCLR
+from cmssf_lib.presets import ViewsConfig
+from cmssf_lib.share import (
+    Changes,
+    Index,
+    fingerprint,
+    folder,
+    from_pretrained,
+    index_folder,
+    nearest,
+    save_pretrained,
+)
+from cmssf_lib.share import index as index_module
 
 SIDE = 8  # of the pictures that the encoder works at
 
@@ -58,7 +69,7 @@ def test_nearest_is_the_sorted_matrix_ties_included(queries, vectors, k, block):
     """Few directions, so that nearly everything is tied, in blocks that cut through the ties."""
     queries, vectors = torch.tensor(queries).float(), torch.tensor(vectors).float()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "BLOCK", block)
+        patch.setattr(index_module, "BLOCK", block)
         similarity, place = nearest(queries, vectors, k)
     expected, places = slow(queries, vectors, k)
     assert place.tolist() == places
@@ -91,7 +102,7 @@ def test_equal_vectors_are_tied_in_whichever_block_they_stand(monkeypatch):
     assert expected[1][0, :13].tolist() == list(range(0, 91, 7))
     assert torch.equal(expected[0][:7, :13], torch.ones(7, 13))
     for block in (1, 25, 144, 2500):
-        monkeypatch.setattr(search, "BLOCK", block)
+        monkeypatch.setattr(index_module, "BLOCK", block)
         for found, all_at_once in zip(nearest(queries, vectors, 91), expected, strict=True):
             assert torch.equal(found, all_at_once)
 
@@ -99,10 +110,10 @@ def test_equal_vectors_are_tied_in_whichever_block_they_stand(monkeypatch):
 def test_a_search_is_never_larger_than_a_block():
     """So 50,000 × 50,000 needs the memory of a block of doubles and its temporaries."""
     z = rows(0, 2500, 4)
-    assert len(z) ** 2 > 1.4 * classify.BLOCK  # or the test would show nothing
+    assert len(z) ** 2 > 1.4 * index_module.BLOCK  # or the test would show nothing
     with LargestTensor() as largest:
         nearest(z, z, 10)
-    assert largest.entries <= classify.BLOCK
+    assert largest.entries <= index_module.BLOCK
 
 
 @pytest.mark.parametrize(
@@ -128,7 +139,7 @@ def test_nearest_refuses_what_has_no_answer(queries, vectors, k, complaint):
 
 def new_model(seed: int = 0, words: str = "a red seven two") -> CMSSF:
     torch.manual_seed(seed)
-    return CMSSF(
+    return new_cmssf(
         VisionConfig(image_size=SIDE, width=16, depth=1, heads=2),
         TextConfig(width=16, depth=1, heads=2, max_length=8),
         CMSSFConfig(dim=12, hidden=16, views=ViewsConfig()),
@@ -461,23 +472,23 @@ def test_an_index_can_be_classified_from_class_names(model, pictures):
 
 
 def test_a_model_keeps_its_fingerprint_when_it_is_saved(model, tmp_path):
-    model.save_pretrained(tmp_path)
-    assert fingerprint(CMSSF.from_pretrained(tmp_path)) == fingerprint(model)
+    save_pretrained(model, tmp_path)
+    assert fingerprint(from_pretrained(tmp_path)) == fingerprint(model)
     assert fingerprint(model) == fingerprint(new_model())
 
 
 def test_a_task_beside_does_not_change_the_fingerprint(tmp_path):
     """It is not saved, and the same model must find its index again."""
     vision = VisionConfig(image_size=SIDE, width=16, depth=1, heads=2)
-    task = SimCLR(vision, SimCLRConfig(hidden=16, dim=8))
+    task = SimCLR(ImageEncoder(vision), SimCLRConfig(hidden=16, dim=8))
     config = CMSSFConfig(dim=12, hidden=16, image_loss="simclr")
     text = TextConfig(width=16, depth=1, heads=2)
-    joint = CMSSF(vision, text, config, ["a red seven"], image_task=task)
-    joint.save_pretrained(tmp_path)
-    assert fingerprint(CMSSF.from_pretrained(tmp_path)) == fingerprint(joint)
+    joint = new_cmssf(vision, text, config, ["a red seven"], image_task=task)
+    save_pretrained(joint, tmp_path)
+    assert fingerprint(from_pretrained(tmp_path)) == fingerprint(joint)
     with torch.no_grad():
         joint.image_encoder.backbone.cls_token += 1  # the task's own, too
-    assert fingerprint(CMSSF.from_pretrained(tmp_path)) != fingerprint(joint)
+    assert fingerprint(from_pretrained(tmp_path)) != fingerprint(joint)
 
 
 @pytest.mark.parametrize("change", ["weight", "statistics", "words", "pixels"])
@@ -530,7 +541,7 @@ def test_an_index_is_there_whole_or_the_old_one_is(model, pictures, tmp_path, mo
         Path(path).write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cmssf_lib.runs.files.save_file", full)
+    monkeypatch.setattr("cmssf_lib.files.save_file", full)
     with pytest.raises(OSError, match=r"the disk is full: .* what was there before is untouched"):
         index.save(tmp_path / "index")
     assert (tmp_path / "index" / "index.safetensors").read_bytes() == before

@@ -1,0 +1,29 @@
+"""Use of a trained model elsewhere: saved as a folder, shared on a hub, and searched with.
+
+`save_pretrained` writes a model that needs no data, `from_pretrained` reads it and `push_to_hub`
+uploads it. `index_folder` encodes the pictures of a folder once; the `Index` finds those nearest
+to a sentence, and is kept in a file. `nearest` is the search alone, on any vectors::
+
+    model = from_pretrained("my-model")
+    index = index_folder(model, "~/Pictures")
+    index.save("runs/index")
+    for hit in index.find(model, ["a red seven"], k=3)[0]:
+        print(hit.similarity, hit.file)
+"""
+
+from cmssf_lib.share.folder import index_folder
+from cmssf_lib.share.hub import fingerprint, from_pretrained, push_to_hub, save_pretrained
+from cmssf_lib.share.index import Changes, Hit, Index, Picture, nearest
+
+__all__ = [
+    "Changes",
+    "Hit",
+    "Index",
+    "Picture",
+    "fingerprint",
+    "from_pretrained",
+    "index_folder",
+    "nearest",
+    "push_to_hub",
+    "save_pretrained",
+]

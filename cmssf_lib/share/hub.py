@@ -1,0 +1,195 @@
+"""A trained model as one folder that needs no data, saved and shared as Hugging Face's hub does it.
+
+<folder>/config.json         the configurations, and the words of the tokenizer
+<folder>/model.safetensors   the weights
+<folder>/text/               tokenizer and configuration of a pretrained text encoder
+<folder>/README.md           the model card, written from the run
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
+from huggingface_hub.errors import HFValidationError
+
+from cmssf_lib.build import from_json
+from cmssf_lib.encoders import ImageEncoder, TextConfig, TextEncoder, VisionConfig
+from cmssf_lib.files import read_json, read_tensors, replace_file, write_json, write_tensors
+from cmssf_lib.methods import CMSSF, CMSSFConfig
+from cmssf_lib.runs import Run
+
+FORMAT = "cmssf-model-1"
+#: A folder in the model's own: what stands there is newer than what it stands for, and whole.
+NEW = ".new"
+CARD = Path(__file__).with_name("card.md")
+
+
+def save_pretrained(model: CMSSF, folder: str | Path, *, run: Run | None = None) -> None:
+    """Write a model into a folder, whole or not at all: until it is there, an old one stays.
+
+    Args:
+        model: What is saved; a task beside the image–text loss is left out.
+        folder: Made if it is not there. Of what is in it, only an old model is replaced.
+        run: The training, for the model card.
+
+    Raises:
+        ValueError: If the folder holds something else with a config.json, such as a run.
+        OSError: If it cannot be written.
+    """
+    folder = Path(folder).expanduser()
+    if (folder / "config.json").exists():
+        _read_config(folder)  # refuses what is no model
+    folder.mkdir(parents=True, exist_ok=True)
+    _put_in_place(folder)
+    with TemporaryDirectory(dir=folder, prefix=f"{NEW}-") as unfinished:
+        _write(model, Path(unfinished, "model"), run)
+        Path(unfinished, "model").rename(folder / NEW)  # now it is the new model that is read
+    _put_in_place(folder)
+    if model.text_encoder.config.kind != "pretrained":  # an old model's may have been
+        shutil.rmtree(folder / "text", ignore_errors=True)
+
+
+def push_to_hub(model: CMSSF, repo_id: str, *, run: Run | None = None, **hub_settings: Any) -> str:
+    """Upload a model to Hugging Face's hub, and return the address of the commit.
+
+    Args:
+        model: What is uploaded, as `save_pretrained` writes it.
+        repo_id: Such as "me/my-cmssf"; made if it is not there.
+        run: The training, for the model card.
+        hub_settings: ``token``; ``private``, for a repository that is made; and what
+            `HfApi.upload_folder` takes: ``revision``, ``commit_message``, ``create_pr``, …
+    """
+    api = HfApi(token=hub_settings.pop("token", None))
+    private = hub_settings.pop("private", None)
+    with TemporaryDirectory() as folder:
+        _write(model, Path(folder), run)
+        own = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        # The text encoder of an old model goes; the other files are replaced.
+        hub_settings = {"delete_patterns": "text/*", **hub_settings}
+        return str(api.upload_folder(repo_id=own, folder_path=folder, **hub_settings))
+
+
+def from_pretrained(
+    folder_or_name: str | Path, *, map_location: str | torch.device = "cpu", **hub_settings: Any
+) -> CMSSF:
+    """Read a model that `save_pretrained` wrote.
+
+    Args:
+        folder_or_name: Its folder, or its name on the hub.
+        map_location: The device to put it on.
+        hub_settings: Of `snapshot_download`: ``revision``, ``token``, ``local_files_only``, …
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: If it is neither here nor can be downloaded, or the folder holds no
+            model.
+        ValueError: If the folder holds another kind of model, one of a later version, a damaged
+            one, or weights that do not fit the configuration.
+    """
+    folder = _folder(str(folder_or_name), hub_settings)
+    config = _read_config(folder)
+    tensors, _ = read_tensors(_part(folder, "model.safetensors"), "pt")
+    try:
+        text = from_json(TextConfig, config["text"])
+        parts = _part(folder, "text") if text.kind == "pretrained" else None
+        image_encoder = ImageEncoder(from_json(VisionConfig, config["vision"]))
+        text_encoder = TextEncoder(text, config["words"], parts)
+        model = CMSSF(image_encoder, text_encoder, from_json(CMSSFConfig, config["cmssf"]))
+        model.load_state_dict(tensors)
+    except Exception as error:  # values from a file can break a constructor in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{folder} holds a damaged model or a later format: {reason}") from error
+    return model.to(map_location).eval()
+
+
+def fingerprint(model: CMSSF) -> str:
+    """Return 16 hexadecimal digits that change with anything that moves a vector of the model.
+
+    These are the weights, how pictures are prepared, and which words have which number. A task
+    beside the image–text loss moves none once the model is trained, and is not saved with it.
+    """
+    vision, tokenizer = model.image_encoder.config, model.text_encoder.tokenizer
+    facts = (asdict(replace(vision, weights="")), tokenizer.get_vocab())
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in sorted(_weights(model).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _weights(model: CMSSF) -> dict[str, torch.Tensor]:
+    """Return the weights of a model without its task beside, which served the training only."""
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("image_task.")}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _write(model: CMSSF, folder: Path, run: Run | None) -> None:
+    """Write the files of a model into a folder that nobody reads yet."""
+    text, words = model.text_encoder, model.text_encoder.words
+    if text.config.kind == "pretrained":
+        text.save_parts(folder / "text")
+        words = []
+    write_tensors(folder / "model.safetensors", _weights(model), {"format": "pt"})
+    content = {
+        "format": FORMAT,
+        # Whatever the weights began as: they are here.
+        "vision": asdict(replace(model.image_encoder.config, weights="")),
+        "text": asdict(text.config),
+        "cmssf": asdict(replace(model.config, image_loss="")),
+        "words": words,
+    }
+    write_json(folder / "config.json", content)
+    card = ModelCard.from_template(ModelCardData(), str(CARD), run=run, words=len(words))
+    replace_file(folder / "README.md", card.save)
+
+
+def _put_in_place(folder: Path) -> None:
+    """Move a new model from its folder `NEW` to where it belongs, if there is one.
+
+    Where this is stopped, it is between two moves: the rest is read from `NEW`, and moved when the
+    next model is saved.
+    """
+    if (folder / NEW).is_dir():
+        for part in list((folder / NEW).iterdir()):
+            if part.is_dir():  # a folder takes only the place of none
+                shutil.rmtree(folder / part.name, ignore_errors=True)
+            part.replace(folder / part.name)
+        (folder / NEW).rmdir()
+
+
+def _part(folder: Path, name: str) -> Path:
+    """Return where a part of a model stands: a save that was stopped leaves some in `NEW`."""
+    for path in (folder / NEW / name, folder / name):
+        if path.exists():
+            return path
+    raise FileNotFoundError(f"{folder} holds no model: there is no {name} in it")
+
+
+def _folder(name: str, hub_settings: Mapping[str, Any]) -> Path:
+    """Return the folder of a model: a local one, or what was downloaded."""
+    if (folder := Path(name).expanduser()).is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(name, **hub_settings))
+    except (OSError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"the model {name!r} is neither a folder on this machine nor could it be downloaded: "
+            "name a folder that save_pretrained wrote, or connect to the network once"
+        ) from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Read a model's config.json; refuse that of anything else, such as a run."""
+    config = read_json(path := _part(folder, "config.json"))
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise ValueError(f"{path} does not describe a CMSSF: expected the format {FORMAT!r}")
+    return config
