@@ -1,8 +1,11 @@
 """Figures: that they show what they were given, say what they must, and touch nothing else."""
 
+import inspect
 import io
 import math
+import subprocess
 import sys
+import typing
 from types import SimpleNamespace
 
 import matplotlib
@@ -12,12 +15,13 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from PIL import Image
 
 from cmssf_lib import plots
 from cmssf_lib.data import digit_scenes, tones
 from cmssf_lib.data.scenes import DTMF_HERTZ
-from cmssf_lib.plots import training
+from cmssf_lib.plots import curves
 from cmssf_lib.runs import Run
 from cmssf_lib.views import as_float, greyscale
 
@@ -60,23 +64,47 @@ def drawn(scenes) -> dict[str, tuple[plots.Picture, bytes]]:
 
 
 def every_figure(scenes) -> dict[str, plots.Picture]:
-    run, images = make_run(), scenes.images[:6]
-    ranked = torch.arange(8).view(2, 4)
+    """One call of each function that draws, or several: name, and what is special → figure."""
+
+    def call(*given, **options):
+        return given, options
+
+    run, images, ranked = make_run(), scenes.images[:6], torch.arange(8).view(2, 4)
+    right, grey = ranked % 2 == 0, greyscale(as_float(images), 1.0)
+    seeds = {"concat": [0.8, 0.9], "tokens": [0.5]}
+    hidden = torch.arange(96).view(6, 4, 4) % 3 > 0
+    labels = ("16×16", "64", "256")
+    calls = {
+        "accuracy_over": call({"a": ((1, 10), [[0.4, 0.6]])}, "labels", lines={"chance": 0.1}),
+        "accuracy_points": call({"late": seeds}, lines={"chance": 0.1}),
+        "attention_maps": call(images[0], [(["a", "b"], torch.rand(2, 16))]),
+        "caption_grid": call(scenes, range(8)),
+        "claimed_and_measured": call({"a": seeds}, {"a": 0.7}, beside={"a": "all labels"}),
+        "cls_attention_grid": call(images, {"head 1": torch.rand(6, 16)}),
+        "cmssf_diagram": call(labels, labels, frozen=True),
+        "co_attention_diagram": call(),
+        "confusion_matrix": call(torch.tensor([[9, 1], [3, 7]]), ["cat", "dog"]),
+        "image_grid": call(images),
+        "loss_curves": call(run),
+        "losses_by_batch": call({"a": {32: 1.3, 128: 2.6}}, {"a": {32: [1.4, 1.5]}}),
+        "masked_autoencoder_diagram": call(),
+        "pair_matrices": call({"cosines": torch.eye(3)}, ["one", "two", "one"], images=images[:3]),
+        "pairs_on_circle": call(torch.eye(2), torch.eye(2).flip(0), torch.ones(4, 2)),
+        "reconstructions": call(images, hidden, {"guess": grey}),
+        "retrieval_curve": call(run, classes=10),
+        "retrieval_gallery of texts": call(scenes.captions[:2], scenes.images, ranked, right),
+        "retrieval_gallery of pictures": call(images[:2], scenes.images, ranked, right),
+        "robustness_curves": call({"noise": {"late": ((0, 1), [[0.9, 0.5]])}}, columns=1),
+        "run_curves": call({"a": [run]}, {"loss": "loss", "floor": "least"}, lines={"b": 2.0}),
+        "setting_sweeps": call({"width": {"64": [0.7, 0.8], "128": [0.9]}}, usual={"width": "64"}),
+        "similarity_curves": call(run),
+        "tone_panels": call(tones(torch.tensor([5, 7])), ["five", "seven"]),
+        "tsne": call(torch.randn(40, 8), scenes.labels, scenes.class_names, perplexity=5),
+        "views_grid": call(images, {"grey": grey}),
+    }
     return {
-        "caption_grid": plots.caption_grid(scenes, range(8)),
-        "image_grid": plots.image_grid(images, None),
-        "views_grid": plots.views_grid(images, {"grey": greyscale(as_float(images), 1.0)}),
-        "loss_curves": plots.loss_curves(run),
-        "similarity_curves": plots.similarity_curves(run),
-        "retrieval_curve": plots.retrieval_curve(run, classes=10),
-        "tsne": plots.tsne(torch.randn(40, 8), scenes.labels, scenes.class_names, perplexity=5),
-        "gallery of texts": plots.retrieval_gallery(
-            scenes.captions[:2], scenes.images, ranked, ranked % 2 == 0
-        ),
-        "gallery of pictures": plots.retrieval_gallery(
-            images[:2], scenes.images, ranked, ranked % 2 == 0
-        ),
-        "tone_panels": plots.tone_panels(tones(torch.tensor([5, 7])), ["five", "seven"]),
+        name: getattr(plots, name.split()[0])(*given, **options)
+        for name, (given, options) in calls.items()
     }
 
 
@@ -103,7 +131,14 @@ def test_no_figure_changes_a_setting_or_is_shown(scenes, monkeypatch):
 
 
 def test_a_readers_settings_do_not_reach_a_figure(drawn):
-    with matplotlib.rc_context({"font.size": 30, "axes.titlesize": 40, "axes.facecolor": "red"}):
+    own = {
+        "font.size": 30,
+        "axes.titlesize": 40,
+        "axes.facecolor": "red",
+        "lines.dashed_pattern": [9],
+    }
+    own |= {"savefig.dpi": 300, "savefig.facecolor": "red", "axes.xmargin": 0.4, "legend.loc": 1}
+    with matplotlib.rc_context(own):
         assert plots.loss_curves(make_run())._repr_png_() == drawn["loss_curves"][1]
 
 
@@ -140,6 +175,24 @@ def luminance(colour: str) -> float:
 def test_text_colours_stand_out_from_the_white_ground():
     for colour in (plots.style.INK, plots.style.PALE):
         assert 1.05 / (luminance(colour) + 0.05) >= 4.5
+
+
+def test_every_exported_figure_is_called_and_returns_a_figure(drawn):
+    """A figure that nobody draws may be broken; `panels` and the pixel makers are no figures."""
+    functions = {n for n in plots.__all__ if inspect.isfunction(getattr(plots, n))}
+    called = {name.split()[0] for name in drawn}
+    assert functions - called == {"attention_pixels", "masked_pictures", "panels"}
+    assert all(isinstance(figure, Figure) for figure, _ in drawn.values())
+    returned = {n: typing.get_type_hints(getattr(plots, n))["return"] for n in functions}
+    assert {n for n, kind in returned.items() if kind is Figure} == called
+
+
+def test_importing_the_figures_changes_no_setting_of_matplotlib():
+    code = (
+        "import matplotlib as m; before = dict(m.rcParams); import cmssf_lib.plots, sys; "
+        "assert dict(m.rcParams) == before; assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # --- curves ---
@@ -258,9 +311,9 @@ def test_live_loss_redraws_one_figure(monkeypatch):
 
 def test_ipython_in_a_terminal_is_no_notebook(monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: object()))
-    assert not training.in_notebook()
+    assert not curves.in_notebook()
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
-    assert not training.in_notebook()
+    assert not curves.in_notebook()
 
 
 # --- pictures ---
@@ -291,7 +344,7 @@ def test_views_stand_below_their_originals(scenes):
     assert [row[0].get_ylabel() for row in panels] == ["as it is", "grey"]
     for panel, view in zip(panels[1], grey, strict=True):
         assert np.allclose(panel.get_images()[0].get_array(), view.permute(1, 2, 0).numpy())
-    with pytest.raises(ValueError, match="'grey' shows 2 of 3"):
+    with pytest.raises(ValueError, match="'grey' is about 2 pictures, and there are 3"):
         plots.views_grid(images, {"grey": grey[:2]})
 
 
@@ -332,7 +385,7 @@ def test_tsne_names_its_settings_and_encodes_classes_twice():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"perplexity": 60.0}, "less than that"),
+        ({"perplexity": 60.0}, "less than n_samples"),
         ({"labels": torch.arange(59)}, "labels of shape|Expected type"),  # the shape checker
         ({"class_names": ["only"]}, "outside the 1 classes"),
     ],
@@ -361,3 +414,42 @@ def test_a_spectrum_peaks_at_the_keys_frequencies():
         assert np.abs(np.array(DTMF_HERTZ[digit]) - (low, high)).max() <= 5
     with pytest.raises(ValueError, match="2 sounds and 1 titles"):
         plots.tone_panels(tones(torch.tensor([0, 9])), ["zero"])
+
+
+# --- the card of a figure's runs ---
+
+
+def made(root, name, seed, minutes):
+    run = Run(root / "runs" / "quick" / f"{name}-s{seed}")
+    run.config = {"train": {"seed": seed, "epochs": 2}}
+    run.history = [{"epoch": i + 1.0, "seconds": 30.0 * minutes} for i in range(2)]
+    run.environment = {"processor": "Chip <9>", "threads": 1, "device": "cpu"}
+    return run
+
+
+def test_a_card_has_a_row_for_each_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("CMSSF_RUNS", str(tmp_path / "runs"))
+    first = [made(tmp_path, "simclr", seed, minutes) for seed, minutes in ((0, 1), (1, 4), (2, 3))]
+    other = made(tmp_path, "moco", 5, 12)
+    other.environment = {"device": "NVIDIA H100"}
+    card = plots.RunCard({"SimCLR": first, "the best": first[1]}, [other])
+    assert card.rows == [
+        ("quick/simclr", "0, 1, 2", "2", "3.0", "Chip <9>, 1 thread",
+         "cmssf reproduce quick/simclr-s0"),
+        ("quick/moco", "5", "2", "12", "NVIDIA H100", "cmssf reproduce quick/moco-s5"),
+    ]  # fmt: skip
+    other.environment["earlier"] = ["Chip <9>, 2 threads"]
+    assert plots.RunCard(other).rows[0][4] == "Chip <9>, 2 threads, then NVIDIA H100"
+    assert card.line == "Drawn from 2 recorded trainings, 1 to 3 seeds each"
+    assert plots.RunCard(other).line == "Drawn from 1 recorded training, 1 seed each"
+    assert plots.RunCard(first).line == "Drawn from 1 recorded training, 3 seeds each"
+    assert all(text in str(card) for row in card.rows for text in row)
+    shown = card._repr_html_()
+    assert "Chip &lt;9&gt;" in shown  # what a machine calls itself is no markup
+    assert shown.count("<tr>") == 3
+
+
+@pytest.mark.parametrize("nothing", [(), ([],), ({},), ("quick/simclr-s0",), (None,)])
+def test_a_card_of_no_runs_is_refused(nothing):
+    with pytest.raises(ValueError, match="no run"):
+        plots.RunCard(*nothing)

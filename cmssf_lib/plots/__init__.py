@@ -6,28 +6,56 @@ colour vision tell apart; what they encode is always encoded a second time, by a
 a symbol or a frame. Every figure has a white ground of its own and reads on a dark page too.
 """
 
-from cmssf_lib.plots.attention import attention_maps, attention_pixels, co_attention_diagram
-from cmssf_lib.plots.clip import losses_by_batch, pair_matrices
-from cmssf_lib.plots.compare import run_curves
-from cmssf_lib.plots.contrastive import pairs_on_circle, setting_sweeps
-from cmssf_lib.plots.distillation import cls_attention_grid
-from cmssf_lib.plots.fusion import accuracy_points, robustness_curves
-from cmssf_lib.plots.pictures import caption_grid, image_grid, retrieval_gallery, views_grid
-from cmssf_lib.plots.reconstruction import (
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from html import escape
+from statistics import median
+
+from cmssf_lib.machine import machines
+from cmssf_lib.plots.comparisons import (
+    accuracy_over,
+    accuracy_points,
+    claimed_and_measured,
+    robustness_curves,
+    setting_sweeps,
+)
+from cmssf_lib.plots.curves import (
+    LiveLoss,
+    loss_curves,
+    retrieval_curve,
+    run_curves,
+    similarity_curves,
+)
+from cmssf_lib.plots.diagrams import (
+    cmssf_diagram,
+    co_attention_diagram,
     masked_autoencoder_diagram,
+    pairs_on_circle,
+)
+from cmssf_lib.plots.overlays import (
+    attention_maps,
+    attention_pixels,
+    cls_attention_grid,
     masked_pictures,
     reconstructions,
 )
-from cmssf_lib.plots.results import accuracy_over, claimed_and_measured, confusion_matrix
-from cmssf_lib.plots.space import tsne
+from cmssf_lib.plots.pictures import (
+    caption_grid,
+    image_grid,
+    retrieval_gallery,
+    tone_panels,
+    views_grid,
+)
+from cmssf_lib.plots.similarities import confusion_matrix, losses_by_batch, pair_matrices, tsne
 from cmssf_lib.plots.style import COLOURS, Picture, panels
-from cmssf_lib.plots.tones import tone_panels
-from cmssf_lib.plots.training import LiveLoss, loss_curves, retrieval_curve, similarity_curves
+from cmssf_lib.runs import Run
 
 __all__ = [
     "COLOURS",
     "LiveLoss",
     "Picture",
+    "RunCard",
     "accuracy_over",
     "accuracy_points",
     "attention_maps",
@@ -35,6 +63,7 @@ __all__ = [
     "caption_grid",
     "claimed_and_measured",
     "cls_attention_grid",
+    "cmssf_diagram",
     "co_attention_diagram",
     "confusion_matrix",
     "image_grid",
@@ -56,3 +85,73 @@ __all__ = [
     "tsne",
     "views_grid",
 ]
+
+
+SEED = re.compile(r"-s(\d+)$")  # ends the name of a run that was made with several seeds
+HEAD = ("run", "seeds", "epochs", "minutes each", "machine", "made again by")
+
+
+class RunCard:
+    """What a reader must know of the runs that a figure is drawn from, as a table.
+
+    One row for each training. Runs of one name that differ in the seed, ``-s0``, ``-s1`` and so
+    on, are one training; their minutes are the median. A notebook shows it as a line that opens.
+
+    Args:
+        found: Runs, or lists or dictionaries of them.
+
+    Attributes:
+        rows: A tuple of six texts for each training, in the order of `HEAD`.
+
+    Raises:
+        ValueError: If there are no runs, or something among them is none.
+    """
+
+    def __init__(self, *found: object) -> None:
+        groups: dict[str, list[Run]] = defaultdict(list)
+        for name, run in {run.name: run for run in _runs(found)}.items():
+            groups[SEED.sub("", name)].append(run)
+        if not groups:
+            raise ValueError("there are no runs to make a card of")
+        self.rows = [(name, *_row(of)) for name, of in groups.items()]
+
+    @property
+    def line(self) -> str:
+        """The sentence that is seen before the card is opened."""
+        seeds = sorted({len(row[1].split(",")) for row in self.rows})
+        many = " to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
+        count = f"{len(self.rows)} recorded training{'s' * (len(self.rows) > 1)}"
+        return f"Drawn from {count}, {many} seed{'s' * (seeds[-1] > 1)} each"
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.line}.", *(" | ".join(row) for row in (HEAD, *self.rows))])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        cells = [("th", HEAD), *(("td", row) for row in self.rows)]
+        rows = ("".join(f"<{tag}>{escape(text)}</{tag}>" for text in row) for tag, row in cells)
+        table = "".join(f"<tr>{row}</tr>" for row in rows)
+        line = f"<summary>{self.line}</summary>"
+        return f'<details class="run-card">{line}<table>{table}</table></details>'
+
+
+def _runs(found: object) -> Iterator[Run]:
+    if isinstance(found, Run):
+        yield found
+    elif isinstance(found, str) or not isinstance(found, Iterable):
+        raise ValueError(f"{found!r} is no run")
+    else:
+        for part in found.values() if isinstance(found, Mapping) else found:
+            yield from _runs(part)
+
+
+def _row(of: list[Run]) -> tuple[str, ...]:
+    minutes = median(sum(r.get("seconds", 0.0) for r in run.history) / 60 for run in of)
+    return (
+        ", ".join(str(run.config["train"]["seed"]) for run in of),
+        " or ".join(dict.fromkeys(str(len(run.history)) for run in of)),
+        f"{minutes:.1f}" if minutes < 10 else f"{minutes:.0f}",
+        " or ".join(dict.fromkeys(machines(run.environment) for run in of)),
+        of[0].command,
+    )

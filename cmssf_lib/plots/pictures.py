@@ -2,20 +2,25 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from cmssf_lib.data import ImageTextData
-from cmssf_lib.plots.style import COLOURS, WIDTH, frame, panels, styled
+from cmssf_lib.data.scenes import DTMF_HERTZ, SAMPLE_RATE
+from cmssf_lib.plots import style
 
 Images = UInt8[Tensor, "n 3 h w"] | Float[Tensor, "n 3 h w"]
 # Anything that has as many pictures as it has: views and galleries need not match the queries.
 Others = UInt8[Tensor, "_ 3 _ _"] | Float[Tensor, "_ 3 _ _"]
-RIGHT, WRONG = ("✓", COLOURS["blue"], "-"), ("✗", COLOURS["vermilion"], "--")
+Shown = UInt8[Tensor, "3 h w"] | Float[Tensor, "3 h w"] | Float[Tensor, "h w"]
+HIGHEST_HERTZ = 1800  # telephone keys sound below this
+RIGHT, WRONG = ("✓", style.COLOURS["blue"], "-"), ("✗", style.COLOURS["vermilion"], "--")
 
 
 def caption_grid(data: ImageTextData, indices: Sequence[int], columns: int = 4) -> Figure:
@@ -25,9 +30,6 @@ def caption_grid(data: ImageTextData, indices: Sequence[int], columns: int = 4) 
         data: Where they are.
         indices: Which, row by row.
         columns: Pictures a row.
-
-    Returns:
-        The figure.
 
     Raises:
         ValueError: If there is no picture to show.
@@ -40,7 +42,7 @@ def caption_grid(data: ImageTextData, indices: Sequence[int], columns: int = 4) 
     return image_grid(chosen.images, chosen.captions, columns)
 
 
-@styled
+@style.styled
 def image_grid(images: Images, titles: Sequence[str] | None = None, columns: int = 6) -> Figure:
     """Show pictures in rows.
 
@@ -48,9 +50,6 @@ def image_grid(images: Images, titles: Sequence[str] | None = None, columns: int
         images: uint8, or floats in [0, 1].
         titles: A text under each.
         columns: Pictures a row.
-
-    Returns:
-        The figure.
 
     Raises:
         ValueError: If there is no picture, or not one title for each.
@@ -60,24 +59,19 @@ def image_grid(images: Images, titles: Sequence[str] | None = None, columns: int
     if titles is not None and len(titles) != len(images):
         raise ValueError(f"{len(images)} pictures but {len(titles)} titles; each needs one")
     columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    width = min(WIDTH, 1.9 * columns)
+    width = min(style.WIDTH, 1.9 * columns)
     side = width / columns
     # About 13 characters an inch at 9 points.
-    texts = ["\n".join(textwrap.wrap(t, max(8, int(13 * side) - 2))) for t in titles or ()]
-    lines = max((text.count("\n") + 1 for text in texts), default=0)
-    figure, axes = panels(rows, columns, width=width, height=rows * (side + 0.16 * lines))
-    for i, panel in enumerate(axes.flat):
-        if i >= len(images):
-            panel.set_axis_off()
-            continue
-        _show(panel, images[i])
-        if texts:
-            panel.set_xlabel(texts[i], fontsize=9)
+    texts = [textwrap.fill(t, max(8, int(13 * side) - 2)) for t in titles or [""] * len(images)]
+    lines = max(text.count("\n") + 1 for text in texts) if titles else 0
+    figure, axes = style.tiles(len(images), columns, side + 0.16 * lines, width=width)
+    for panel, image, text in zip(axes, images, texts, strict=True):
+        show(panel, image)
+        panel.set_xlabel(text, fontsize=9)
     return figure
 
 
-@styled
+@style.styled
 def views_grid(images: Images, views: Mapping[str, Others]) -> Figure:
     """Show pictures in the first row and views of the same pictures below them.
 
@@ -85,30 +79,13 @@ def views_grid(images: Images, views: Mapping[str, Others]) -> Figure:
         images: The originals.
         views: Name → the same pictures, viewed.
 
-    Returns:
-        The figure.
-
     Raises:
         ValueError: If there is nothing to show, or a view has another number of pictures.
     """
-    if len(images) == 0 or not views:
-        raise ValueError(f"expected pictures and views; got {len(images)} and {len(views)}")
-    for name, viewed in views.items():
-        if len(viewed) != len(images):
-            raise ValueError(f"the view {name!r} shows {len(viewed)} of {len(images)} pictures")
-    rows = {"as it is": images, **views}
-    side = (WIDTH - 1.1) / len(images)
-    figure, axes = panels(len(rows), len(images), height=min(side, 0.9) * len(rows))
-    for row, (name, pictures) in zip(axes, rows.items(), strict=True):
-        for panel, picture in zip(row, pictures, strict=True):
-            _show(panel, picture)
-        row[0].set_ylabel(
-            "\n".join(textwrap.wrap(name, 14)), rotation=0, ha="right", va="center", fontsize=9
-        )
-    return figure
+    return picture_rows({"as it is": images, **views})[0]
 
 
-@styled
+@style.styled
 def retrieval_gallery(
     queries: Sequence[str] | Others,
     gallery: Others,
@@ -125,48 +102,112 @@ def retrieval_gallery(
         ranked: For each query, places in the gallery from the most similar down.
         right: Whether each answer is right.
 
-    Returns:
-        The figure.
-
     Raises:
         ValueError: If there is no query, or numbers do not fit together.
     """
     if len(queries) == 0 or len(ranked) != len(queries) or ranked.shape != right.shape:
-        raise ValueError(
-            f"{len(queries)} queries, ranked {tuple(ranked.shape)}, right {tuple(right.shape)}: "
-            "expected a row of answers for each query"
-        )
+        answers = f"ranked {tuple(ranked.shape)}, right {tuple(right.shape)}"
+        raise ValueError(f"{len(queries)} queries need a row of answers each; got {answers}")
     if int(ranked.min()) < 0 or int(ranked.max()) >= len(gallery):
         raise ValueError(f"an answer lies outside the gallery of {len(gallery)} pictures")
     k = ranked.shape[1]
-    texts = not isinstance(queries, Tensor)
-    first = 2.4 if texts else 1.0  # widths relative to a picture
-    side = min(0.85, WIDTH / (k + first))
-    figure, axes = panels(
-        len(queries),
-        k + 1,
-        width=side * (k + first),
-        height=(side + 0.22) * len(queries),
-        gridspec_kw={"width_ratios": [first, *[1] * k]},
-    )
+    widths = [1.0 if isinstance(queries, Tensor) else 2.4, *[1.0] * k]  # relative to a picture
+    side = min(0.85, style.WIDTH / sum(widths))
+    size: Any = {"width": side * sum(widths), "height": (side + 0.22) * len(queries)}
+    figure, axes = style.panels(len(queries), k + 1, width_ratios=widths, **size)
     for row, query, places, marks in zip(axes, queries, ranked, right, strict=True):
         if isinstance(query, str):
             row[0].set_axis_off()
-            text = "\n".join(textwrap.wrap(query, 22))
+            text = textwrap.fill(query, 22)
             row[0].text(0, 0.5, text, va="center", fontsize=9, transform=row[0].transAxes)
         else:
-            _show(row[0], query)
+            show(row[0], query)
             row[0].set_xlabel("query", fontsize=9)
         for panel, place, mark in zip(row[1:], places.tolist(), marks.tolist(), strict=True):
             symbol, colour, line = RIGHT if mark else WRONG
-            _show(panel, gallery[place])
-            frame(panel, colour, 2.2, line)
+            show(panel, gallery[place])
+            style.frame(panel, colour, 2.2, line)
             panel.set_title(symbol, color=colour, fontsize=11, fontweight="bold", pad=2)
     return figure
 
 
-def _show(axes: Axes, image: UInt8[Tensor, "3 h w"] | Float[Tensor, "3 h w"]) -> None:
-    """Draw one picture, its channels last as matplotlib wants them."""
-    pixels: np.ndarray = image.detach().cpu().permute(1, 2, 0).numpy()
-    axes.imshow(pixels, vmin=0, vmax=255 if pixels.dtype == np.uint8 else 1)
-    frame(axes)
+@style.styled
+def tone_panels(
+    sounds: Float[Tensor, "n samples"], titles: Sequence[str], *, milliseconds: float = 25.0
+) -> Figure:
+    """Show each sound twice: as a wave over time, and as its strength at every frequency.
+
+    Dotted lines mark the seven frequencies that telephone keys are made of.
+
+    Args:
+        sounds: Waveforms at `data.scenes.SAMPLE_RATE`.
+        titles: One a sound.
+        milliseconds: How much of each wave is drawn; the spectrum is of all of it.
+
+    Raises:
+        ValueError: If there is no sound, or not one title for each.
+    """
+    if len(sounds) == 0 or len(titles) != len(sounds):
+        raise ValueError(f"{len(sounds)} sounds and {len(titles)} titles; each needs one")
+    samples = sounds.shape[1]
+    time = 1000 * torch.arange(samples) / SAMPLE_RATE  # ms
+    hertz = torch.fft.rfftfreq(samples, 1 / SAMPLE_RATE)
+    # Scaled so that a sine of amplitude a stands a tall.
+    strength = torch.fft.rfft(sounds.cpu()).abs() * 2 / samples  # (n, samples // 2 + 1)
+    figure, axes = style.panels(len(sounds), 2, height=1.6 * len(sounds) + 0.4, sharex="col")
+    for (wave, spectrum), sound, heights, title in zip(axes, sounds, strength, titles, strict=True):
+        early = time <= milliseconds
+        wave.plot(time[early], sound.cpu()[early], color=style.COLOURS["blue"], linewidth=1.2)
+        wave.set_title(title, loc="left")
+        wave.set_ylabel("pressure")
+        for key in np.unique(DTMF_HERTZ):
+            spectrum.axvline(key, color=style.PALE, linestyle=":", linewidth=1)
+        low = hertz <= HIGHEST_HERTZ
+        spectrum.plot(hertz[low], heights[low], color=style.COLOURS["vermilion"], linewidth=1.4)
+        spectrum.set_ylabel("strength")
+        spectrum.grid(False)
+    axes[-1, 0].set_xlabel("time (ms)")
+    axes[-1, 1].set_xlabel("frequency (Hz)")
+    return figure
+
+
+def picture_rows(rows: Mapping[str, Tensor], gap: float = 0.0) -> tuple[style.Picture, np.ndarray]:
+    """Show rows of pictures, or of maps of pictures, with the name of each row at its left.
+
+    Args:
+        rows: The pictures, and below them as many of something else, as `show` takes them.
+        gap: More height for each row, in inches.
+
+    Returns:
+        The figure and its panels, ``(len(rows), pictures)``.
+
+    Raises:
+        ValueError: If there is nothing to show, or a row has another number of pictures.
+    """
+    count = len(next(iter(rows.values())))
+    if count == 0 or len(rows) < 2:
+        raise ValueError(f"expected pictures and rows below them; got {count} and {len(rows) - 1}")
+    side = min((style.WIDTH - 1.1) / count, 0.9)
+    figure, axes = style.panels(len(rows), count, height=(side + gap) * len(rows))
+    for row, (name, pictures) in zip(axes, rows.items(), strict=True):
+        if len(pictures) != count:
+            raise ValueError(f"{name!r} is about {len(pictures)} pictures, and there are {count}")
+        at_left: Any = {"rotation": 0, "ha": "right", "va": "center"}
+        row[0].set_ylabel(textwrap.fill(name, 14), fontsize=9, **at_left)
+        for panel, picture in zip(row, pictures, strict=True):
+            show(panel, picture)
+    return figure, axes
+
+
+def show(axes: Axes, image: Shown) -> None:
+    """Draw one picture: uint8, or floats, of which what lies outside [0, 1] is cut off.
+
+    What is no picture but a map of one is drawn in blue, darkest where the map is largest.
+    """
+    pixels = image.detach().cpu()
+    if pixels.ndim == 2:
+        axes.imshow(pixels.numpy(), cmap="Blues", vmin=0, vmax=max(float(pixels.max()), 1e-12))
+    else:
+        shown = pixels.clamp(0, 1) if pixels.is_floating_point() else pixels
+        axes.imshow(shown.permute(1, 2, 0).numpy())
+    style.frame(axes)

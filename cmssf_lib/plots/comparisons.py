@@ -1,0 +1,246 @@
+"""Accuracies of finished models, compared: each seed as a point, or a line with a band of seeds."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cmssf_lib.plots import style
+
+#: One model in one panel: the strengths, and for each seed a row of accuracies, one a strength.
+Curve = tuple[Sequence[float], Sequence[Sequence[float]]]
+#: Name → accuracies, one a seed.
+Seeds = Mapping[str, Sequence[float]]
+Rows = Sequence[tuple[str, Seeds]]
+#: Name → accuracy.
+Levels = Mapping[str, float]
+
+
+@style.styled
+def accuracy_points(
+    groups: Mapping[str, Seeds], *, lines: Levels = style.NONE, left: float = 0.0
+) -> Figure:
+    """Show the accuracy of models, each seed as a point, with the mean in figures.
+
+    Args:
+        groups: What the models have in common, such as a level of fusion → model → accuracies,
+            one a seed.
+        lines: Name → accuracy, drawn as a dotted line: a ceiling, or chance. Keep them far
+            enough apart for their names to stand side by side.
+        left: Where the horizontal axis begins.
+
+    Raises:
+        ValueError: If there is no model, or one without any accuracy.
+    """
+    rows = [(model, {group: seeds}) for group, m in groups.items() for model, seeds in m.items()]
+    figure, axes = _rows(rows, 0.3 * len(rows) + 1.3, left)
+    look = style.looks(groups)
+    for y, (_, found) in enumerate(rows):
+        for group, seeds in found.items():
+            axes.plot([min(seeds), max(seeds)], [y, y], color=look[group].colour, linewidth=1.2)
+            _write_beside(axes, y, f"{100 * fmean(seeds):.1f} %")
+    for text, place in lines.items():
+        axes.axvline(place, color=style.PALE, linestyle=":", linewidth=1.4)
+        above = axes.get_xaxis_transform()
+        style.centred(axes, place, 1.01, text, va="bottom", color=style.PALE, transform=above)
+    axes.set_xlabel("right on the test set; a point is a seed, the number their mean")
+    style.legend(figure, columns=4)
+    return figure
+
+
+@style.styled
+def claimed_and_measured(
+    measured: Mapping[str, Seeds],
+    claimed: Levels,
+    *,
+    beside: Mapping[str, str] = style.NONE,
+    left: float = 0.0,
+) -> Figure:
+    """Put what was claimed of methods beside what was measured, one row a method.
+
+    Args:
+        measured: Method → protocol, such as "linear, all labels" → accuracies, one a seed.
+        claimed: Method → accuracy, as a hollow diamond.
+        beside: Method → what is written at the right: which labels it used, what it cost.
+        left: Where the horizontal axis begins.
+
+    Raises:
+        ValueError: If there is no method, or a protocol without any accuracy.
+    """
+    figure, axes = _rows(list(measured.items()), 0.42 * len(measured) + 1.6, left)
+    for y, method in enumerate(measured):
+        axes.axhline(y, color="#E4E4E4", linewidth=0.8, zorder=0)
+        if method in claimed:
+            style.hollow(axes, claimed[method], y, "D", 60, label="claimed by the source chapter")
+        _write_beside(axes, y, beside.get(method, ""))
+    axes.set_xlabel("right on the test set; a point is a seed")
+    axes.grid(axis="y", visible=False)
+    style.legend(figure, columns=2)
+    return figure
+
+
+@style.styled
+def setting_sweeps(
+    sweeps: Mapping[str, Seeds],
+    *,
+    usual: Mapping[str, str] = style.NONE,
+    lines: Levels = style.NONE,
+) -> Figure:
+    """Show how accuracy depends on one setting after another, a panel for each.
+
+    A point is a seed; the line joins the means. Values stand at equal distances, in the order
+    given, whatever they are.
+
+    Args:
+        sweeps: Setting → its value, in words → accuracies, one a seed. Two panels a row.
+        usual: Setting → the value that the other panels have; a square frames its points.
+        lines: Name → accuracy, drawn as a dotted line in every panel: raw pixels, say.
+
+    Raises:
+        ValueError: If there is nothing to draw, a value has no accuracy, or a usual one is missing.
+    """
+    if not sweeps or not all(sweeps.values()):
+        raise ValueError("expected settings with their values; got none, or one without values")
+    look = style.Look(style.COLOURS["blue"], "o", "-")
+    figure, axes = _upright(len(sweeps), 2, 0.0)
+    for panel, (setting, values) in zip(axes, sweeps.items(), strict=True):
+        for x, (value, found) in enumerate(values.items()):
+            _require_a_seed(f"{setting} {value}", found)
+            style.dots(panel, x, found, look, 24)
+        means = {value: fmean(found) for value, found in values.items()}
+        panel.plot(range(len(means)), list(means.values()), color=look.colour, linewidth=1.2)
+        if framed := usual.get(setting):
+            if framed not in means:
+                raise ValueError(f"{setting} has no value {framed}; it has {', '.join(values)}")
+            style.hollow(panel, list(means).index(framed), means[framed], "s", 200)
+        style.levels(panel, lines, above=False)
+        panel.set_xticks(range(len(values)), list(values))
+        panel.set(xlim=(-0.4, len(values) - 0.6), xlabel=setting)
+    return figure
+
+
+@style.styled
+def robustness_curves(
+    curves: Mapping[str, Mapping[str, Curve]], *, columns: int = 2, lines: Levels = style.NONE
+) -> Figure:
+    """Draw how accuracy changes with the strength of some damage, a panel for each kind.
+
+    A line is the mean over seeds; the band behind it runs from the worst seed to the best. A
+    model looks the same in every panel.
+
+    Args:
+        curves: What the horizontal axis shows → model → (strengths, a row of accuracies a seed).
+        columns: Panels a row.
+        lines: Name → accuracy, drawn as a dotted line in every panel: chance, or a ceiling.
+
+    Raises:
+        ValueError: If there is nothing to draw, or a row does not have one value a strength.
+    """
+    look = style.looks(model for models in curves.values() for model in models)
+    if not look or columns < 1:
+        raise ValueError(f"expected curves to draw; got {len(look)} in {columns} columns")
+    figure, axes = _upright(len(curves), columns, 0.6)
+    for panel, (axis, models) in zip(axes, curves.items(), strict=True):
+        panel.set_xlabel(axis)
+        for name, (strengths, rows) in models.items():
+            style.band(panel, strengths, rows, look[name], name)
+        style.levels(panel, lines, 0.02)
+    style.legend(figure, handlelength=3.2)
+    return figure
+
+
+@style.styled
+def accuracy_over(
+    curves: Mapping[str, Curve],
+    xlabel: str,
+    ylabel: str = "right on the test set",
+    *,
+    published: Mapping[str, tuple[float, float]] = style.NONE,
+    lines: Levels = style.NONE,
+    ticks: Mapping[Any, str] = style.NONE,
+    bottom: float = 0.0,
+) -> Figure:
+    """Draw accuracy over something that grows in steps of a factor: compute, or labels.
+
+    The horizontal axis is logarithmic. A line is the mean over seeds; the band behind it runs from
+    the worst seed to the best.
+
+    Args:
+        curves: Method → (places, a row of accuracies for each seed).
+        xlabel: What the places are.
+        ylabel: Which accuracy it is, on which pictures.
+        published: Name → (place, accuracy), as hollow diamonds: what others reached with more.
+            Those at one place share a label, the highest first.
+        lines: Name → accuracy, drawn as a dotted line: chance, or what pixels are worth.
+        ticks: Place → what is written there; else powers of ten.
+        bottom: Where the vertical axis begins.
+
+    Raises:
+        ValueError: If there is no curve, a row lacks a value, or a place is not positive.
+    """
+    if not curves:
+        raise ValueError("expected curves to draw; got none")
+    figure, ((axes,),) = style.panels(height=3.9)
+    look = style.looks(curves)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    for name, (places, rows) in curves.items():
+        style.band(axes, places, rows, look[name], name)
+        if min(places) <= 0:
+            raise ValueError(f"{name!r}: the axis is logarithmic and {min(places)} is not positive")
+    axes.set_xscale("log")
+    by_height = sorted(published, key=published.__getitem__, reverse=True)
+    for place in {x for x, _ in published.values()}:
+        names = [name for name in by_height if published[name][0] == place]
+        heights = [published[name][1] for name in names]
+        style.hollow(axes, [place] * len(names), heights, "D", 42, facecolors="white", zorder=3)
+        text = "\n".join(names)  # one label, its lines in the points' order
+        at_left: Any = {"textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 9}
+        axes.annotate(text, (place, fmean(heights)), (-7, 0), **at_left)
+    style.levels(axes, lines)
+    if ticks:
+        axes.minorticks_off()
+        axes.set_xticks(list(ticks), list(ticks.values()))
+    else:
+        axes.xaxis.set_major_formatter("{x:,g}")
+    axes.set_ylim(bottom, 1.0)
+    style.percent(axes.yaxis)
+    style.legend(figure, handlelength=3.2)
+    return figure
+
+
+def _upright(count: int, columns: int, over: float) -> tuple[Figure, list[Axes]]:
+    """Make panels with accuracy upwards, on one scale."""
+    figure, axes = style.tiles(count, columns, 2.5, over, sharey=True)
+    axes[0].set_ylim(0.0, 1.02)
+    style.percent(axes[0].yaxis)
+    for panel in axes[::columns]:  # the first of each row
+        panel.set_ylabel("right on the test set")
+    return figure, axes
+
+
+def _rows(rows: Rows, height: float, left: float) -> tuple[Figure, Axes]:
+    """Draw a row for each name, the first on top: series → accuracies, a point a seed."""
+    if not rows:
+        raise ValueError("expected something to compare; got none")
+    look = style.looks(series for _, found in rows for series in found)
+    figure, ((axes,),) = style.panels(height=height)
+    for y, (name, found) in enumerate(rows):
+        for series, accuracies in found.items():
+            _require_a_seed(f"{name!r} ({series})", accuracies)
+            style.dots(axes, accuracies, y, look[series], label=series)
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.set(xlim=(left, 1.0), ylim=(len(rows) - 0.4, -0.6))
+    style.percent(axes.xaxis)
+    return figure, axes
+
+
+def _write_beside(axes: Axes, y: float, text: str) -> None:
+    """Write at the right of a row."""
+    style.centred(axes, 1.01, y, text, ha="left", transform=axes.get_yaxis_transform())
+
+
+def _require_a_seed(what: str, accuracies: Sequence[float]) -> None:
+    if len(accuracies) == 0:
+        raise ValueError(f"{what} has no accuracy: expected one a seed")

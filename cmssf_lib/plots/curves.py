@@ -1,0 +1,207 @@
+"""How runs went, epoch by epoch: losses, similarities, retrieval, and runs side by side."""
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cmssf_lib.plots import style
+from cmssf_lib.runs import Run
+
+#: Losses whose least value is not the floor that equal captions set, but zero.
+WITHOUT_FLOOR = ("masked", "excess")
+
+
+@style.styled
+def loss_curves(run: Run) -> Figure:
+    """Draw training and validation loss, between guessing and the floor.
+
+    Guessing costs ln(batch size). The floor is what equal captions in a batch leave of the
+    one-hot loss, however good the model is; the masked and the excess loss can reach zero.
+
+    Args:
+        run: With "loss" in its history; "floor" and "validation_loss" are drawn if there.
+
+    Raises:
+        ValueError: If no epoch is done yet, or the run does not say its batch size.
+    """
+    validation = {"validation_loss": "validation"} if _logged(run, "validation_loss") else {}
+    figure, axes = _over_epochs(run, "loss (nats)", {"loss": "training", **validation})
+    batch = run.config.get("train", {}).get("batch_size")
+    if batch is None:
+        raise ValueError(f"the run {run.name} does not record train.batch_size: ln B is unknown")
+    guessing = math.log(batch)
+    style.levels(axes, {f"guessing: ln {batch} = {guessing:.2f}": guessing}, 0.99)
+    if "floor" in run.history[-1]:
+        floor = run.series("floor")
+        what = "floor: equal captions"
+        if run.config.get("cmssf", {}).get("loss") in WITHOUT_FLOOR:
+            what = "the one-hot loss's floor; this loss can reach 0"
+        axes.plot(run.series("epoch"), floor, "-.", color=style.COLOURS["black"], linewidth=1.4)
+        style.note(axes, 0.01, floor[0], f"{what} ({floor[-1]:.2f})")
+    axes.set_ylim(bottom=min(0.0, *run.series("loss")))
+    axes.margins(y=0.12)
+    style.legend(figure, "upper", columns=2)
+    return figure
+
+
+@style.styled
+def similarity_curves(run: Run) -> Figure:
+    """Draw the mean cosine similarity of pictures with right and with wrong captions.
+
+    Two curves of wrong captions: those of *other classes*, and those of all other pictures,
+    as drawn at random. The second is contaminated: some of its captions are right.
+
+    Args:
+        run: With the three ``validation_…_similarity`` columns of `evaluate.monitor`, or with
+            the ``positive_similarity`` and ``negative_similarity`` of the training batches.
+
+    Raises:
+        ValueError: If no epoch is done yet.
+        KeyError: If the history holds neither set of columns whole.
+    """
+    where = "on the training batches"
+    columns = {"positive_similarity": "own caption", "negative_similarity": "different captions"}
+    if _logged(run, "validation_positive_similarity"):
+        where = "on held-out pictures"
+        columns = {
+            "validation_positive_similarity": "own caption",
+            "validation_different_class_similarity": "captions of other classes",
+            "validation_contaminated_similarity": "all other captions (contaminated)",
+        }
+    figure, axes = _over_epochs(run, "mean cosine similarity", columns)
+    axes.set_title(where, loc="left")
+    axes.axhline(0, color=style.PALE, linewidth=1)
+    axes.set_ylim(top=1.02)
+    style.legend(figure, columns=2)
+    return figure
+
+
+@style.styled
+def retrieval_curve(run: Run, *, classes: int) -> Figure:
+    """Draw how often the first caption found is of the right class, and zero-shot accuracy.
+
+    Args:
+        run: With ``validation_retrieval_at_1`` and ``validation_zero_shot`` in its history
+            (see `evaluate.monitor`).
+        classes: Of the data: chance is one in this many.
+
+    Raises:
+        ValueError: If no epoch is done yet, or there are fewer than two classes.
+        KeyError: If the history holds no such column.
+    """
+    if classes < 2:
+        raise ValueError(f"with {classes} class(es) every answer is right: expected two or more")
+    columns = {
+        "validation_retrieval_at_1": "first caption found is of the right class (R@1)",
+        "validation_zero_shot": "zero-shot",
+    }
+    figure, axes = _over_epochs(run, "right on held-out pictures", columns)
+    # Curves rise from chance to the ceiling: each label stands where they are not.
+    style.levels(axes, {"ceiling: 100 %": 1.0}, 0.01, above=False)
+    style.levels(axes, {f"chance: one in {classes}": 1 / classes}, 0.99)
+    axes.set_ylim(0, 1.03)
+    style.percent(axes.yaxis)
+    style.legend(figure, "upper", columns=2)
+    return figure
+
+
+@style.styled
+def run_curves(
+    groups: Mapping[str, Sequence[Run]],
+    columns: Mapping[str, str],
+    *,
+    lines: Mapping[str, float] = style.NONE,
+) -> Figure:
+    """Draw columns of runs' histories over the epochs, a panel for each column.
+
+    A line is the mean over a group's runs, its seeds; the band behind it runs from the lowest to
+    the highest. A group looks the same in every panel. It is missing from the panel of a column
+    that its method does not log, and ends with the last epoch that all of its runs have.
+
+    Args:
+        groups: Name → runs that differ in the seed alone.
+        columns: Column of the history → what the vertical axis says. Two panels a row.
+        lines: Name → height, drawn as a dotted line in the first panel: chance, say.
+
+    Raises:
+        ValueError: If there is no group or no column, a group without a run, a run without a
+            history, or a column that no run has.
+    """
+    if not groups or not columns:
+        raise ValueError(f"expected runs and columns; got {len(groups)} groups, {len(columns)}")
+    if empty := [name for name, runs in groups.items() if not runs]:
+        raise ValueError(f"{empty[0]!r} has no run: expected one a seed")
+    look = style.looks(groups)
+    figure, axes = style.tiles(len(columns), 2, 2.5, over=0.6)
+    for panel, (column, label) in zip(axes, columns.items(), strict=True):
+        for name, runs in groups.items():
+            first, *others = [dict(_logged(run, column)) for run in runs]
+            if epochs := [epoch for epoch in first if all(epoch in found for found in others)]:
+                rows = [[found[epoch] for epoch in epochs] for found in (first, *others)]
+                style.band(panel, epochs, rows, look[name], name)
+        if not panel.has_data():
+            known = sorted({key for runs in groups.values() for key in runs[0].history[-1]})
+            raise ValueError(f"no run has a column {column!r}; there are {', '.join(known)}")
+        _name_axes(panel, label)
+    style.levels(axes[0], lines)
+    style.legend(figure, handlelength=3.2)
+    return figure
+
+
+class LiveLoss:
+    """Draws `loss_curves` anew after each epoch, in one place: ``fit(…, watch=LiveLoss())``.
+
+    Outside a notebook there is no place to draw, and nothing happens.
+    """
+
+    _handle: Any = None  # of the figure that is shown
+
+    def __call__(self, run: Run) -> None:
+        """Replace the figure by one with the newest epoch."""
+        if not in_notebook():
+            return
+        from IPython.display import display  # there wherever a notebook runs
+
+        figure = loss_curves(run)
+        if self._handle is None:
+            self._handle = display(figure, display_id=True)
+        else:
+            self._handle.update(figure)
+
+
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this code (IPython in a terminal cannot show pictures)."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
+
+
+def _over_epochs(run: Run, ylabel: str, columns: Mapping[str, str]) -> tuple[Figure, Axes]:
+    """Draw up to three columns of a run in one panel: column → its name in the legend."""
+    figure, ((axes,),) = style.panels()
+    styles = zip(columns.items(), style.looks(columns).values(), ("-", "--", ":"), strict=False)
+    for (column, label), look, line in styles:
+        points = _logged(run, column)
+        if not points:
+            run.series(column)  # raises: it says which columns there are
+        marker = look.marker if len(points) <= 30 else ""
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, color=look.colour, marker=marker, linestyle=line, label=label)
+    _name_axes(axes, ylabel)
+    return figure, axes
+
+
+def _name_axes(axes: Axes, ylabel: str) -> None:
+    axes.set(xlabel="epoch", ylabel=ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _logged(run: Run, column: str) -> list[tuple[float, float]]:
+    """Return (epoch, value) for the epochs that have the column; refuse a run without any."""
+    if not run.history:
+        raise ValueError(f"the run {run.name} has no history: no epoch is done yet")
+    return [(row["epoch"], row[column]) for row in run.history if column in row]

@@ -1,0 +1,179 @@
+"""Methods as drawings: boxes, arrows, and what passes between them."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from torch import Tensor
+from torch.nn import functional as F
+
+from cmssf_lib.plots import style
+
+Pair = tuple[float, float]
+Points = Float[Tensor, "_ _"]
+#: Middle and width of each box of CMSSF; a row of the drawing is 12 wide.
+INPUT, ENCODER, HEAD = (0.95, 1.4), (3.8, 1.8), (6.75, 1.5)
+SPACE, LOSS = (9.35, 1.5), (11.3, 1.0)
+
+
+@style.styled
+def co_attention_diagram() -> Figure:
+    """Draw one layer of co-attention: two streams, and what each asks the other."""
+    figure, axes = _sheet(3.9, xlim=(0, 10), ylim=(-0.3, 7))
+    streams = ((2.4, "picture: 32 patches", "blue"), (7.6, "question: its words", "green"))
+    for x, name, colour in streams:
+        style.centred(axes, x, 0.15, name, fontsize=10)
+        for y, text in ((2.2, "cross-attention"), (4.0, "self-attention"), (5.6, "feed-forward")):
+            _box(axes, (x, 2.6), (y, 0.7), text, colour, fontsize=10)
+        for low, high in ((0.45, 1.75), (2.65, 3.55), (4.45, 5.15), (6.05, 6.7)):
+            _arrow(axes, (x, low), (x, high))
+        # Keys and values cross over; the queries come straight from below.
+        side = 1 if x < 5 else -1
+        _arrow(axes, (x, 0.75), (x + 3.8 * side, 2.0), color=style.COLOURS[colour], linestyle="--")
+        style.centred(axes, 5 - 2.75 * side, 1.25, "queries", ha="right" if x < 5 else "left")
+    style.centred(axes, 5.0, 2.25, "keys and values")
+    return figure
+
+
+@style.styled
+def cmssf_diagram(image: Sequence[str], text: Sequence[str], *, frozen: bool = False) -> Figure:
+    """Draw CMSSF: two encoders, two heads, one space, one loss, and what passes between them.
+
+    It is Figure 1 of the source chapter, with the sizes of the model that it is drawn for.
+
+    Args:
+        image: What passes along the three arrows of the pictures' row: into the encoder, out of
+            it, and out of the head. A shape such as "3×16×16", on one line or two.
+        text: Likewise for the captions' row.
+        frozen: Whether the image encoder is drawn as one that does not learn.
+
+    Raises:
+        ValueError: If a row has not three labels.
+    """
+    for name, labels in (("image", image), ("text", text)):
+        if len(labels) != 3:
+            raise ValueError(f"{name} has {len(labels)} labels: a row has three arrows, one each")
+    figure, axes = _sheet(2.5, xlim=(0, 12), ylim=(-0.1, 4.6))
+    rows = ((3.35, "picture", "vision", "blue", image), (1.0, "caption", "text", "green", text))
+    for y, name, kind, colour, labels in rows:
+        still = frozen and kind == "vision"
+        _box(axes, INPUT, (y, 1.25), name, style.PALE)
+        _box(axes, ENCODER, (y, 1.25), f"{kind}\ntransformer", colour, "--" if still else "-")
+        _box(axes, HEAD, (y, 1.25), "projection\nhead", colour)
+        for ends, label in zip(pairwise((INPUT, ENCODER, HEAD, SPACE)), labels, strict=True):
+            style.centred(axes, _arrow_between(axes, *ends, y), y + 0.16, label, va="bottom")
+        if still:
+            style.centred(axes, ENCODER[0], y - 0.95, "frozen", va="top")
+    _box(axes, SPACE, (2.175, 3.4), "shared\nspace,\nlength 1", "purple")
+    _box(axes, LOSS, (2.175, 1.25), "loss", "vermilion")
+    _arrow_between(axes, SPACE, LOSS, 2.175)
+    return figure
+
+
+@style.styled
+def masked_autoencoder_diagram() -> Figure:
+    """Draw a masked autoencoder: sixteen patches, four of which the encoder sees."""
+    figure, axes = _sheet(2.4, xlim=(0, 17), ylim=(-1.2, 4.9), aspect="equal")
+
+    def patch(x: float, y: float, colour: str, width: float = 0.76, hatch: str = "") -> None:
+        axes.add_patch(Rectangle((x, y), width, 0.76, ec="#9E9E9E", fc=colour, hatch=hatch))
+
+    for place in range(16):  # two squares of 4×4 patches: as the encoder sees them, and filled up
+        x, y = 0.8 * (place % 4), 1.0 + 0.8 * (3 - place // 4)
+        seen = place in (1, 6, 11, 12)
+        colour = style.COLOURS["orange"] if seen else "white"
+        patch(0.1 + x, y, colour, hatch="" if seen else "/////")
+        patch(8.6 + x, y, colour)
+        if not seen:
+            style.centred(axes, 8.98 + x, y + 0.36, "m")
+    for i in range(4):
+        patch(4.2, 1.0 + 0.8 * i, style.COLOURS["orange"], width=0.4)
+    _box(axes, (6.5, 1.8), (2.6, 2.8), "encoder", "blue")
+    _box(axes, (13.7, 1.8), (2.6, 2.0), "decoder", "green")
+    style.centred(axes, 16.2, 2.6, "pixels")
+    for x, text in (
+        (1.7, "16 patches,\n4 visible"),
+        (6.5, "sees 4 tokens\nand [CLS]"),
+        (10.2, "12 times the same\nmask token m"),
+        (13.7, "thrown away\nafterwards"),
+        (16.2, "12 count"),
+    ):
+        style.centred(axes, x, 0.5, text, va="top")
+    for left, right in ((3.4, 4.1), (4.7, 5.4), (7.6, 8.4), (11.9, 12.6), (14.8, 15.5)):
+        _arrow(axes, (left, 2.6), (right, 2.6))
+    return figure
+
+
+@style.styled
+def pairs_on_circle(a: Points, b: Points, moves: Points | None = None) -> Figure:
+    """Show pairs of embeddings in two dimensions, brought to unit length.
+
+    A pair has a colour, a marker and a number; its first view is filled, its second hollow, and a
+    thin line joins them.
+
+    Args:
+        a: Embeddings of the first views, ``(n, 2)``.
+        b: Embeddings of the second views; row i belongs to row i of `a`.
+        moves: An arrow for each view, ``(2n, 2)``, those of `a` first. The longest is
+            drawn half as long as the radius.
+
+    Raises:
+        ValueError: If there is no pair, the shapes differ, or there is not one arrow a view.
+    """
+    if a.shape != b.shape or a.ndim != 2 or a.shape[1] != 2 or len(a) == 0:
+        raise ValueError(f"expected two sets (n, 2); got {tuple(a.shape)} and {tuple(b.shape)}")
+    if moves is not None and moves.shape != (2 * len(a), 2):
+        raise ValueError(f"expected {2 * len(a)} arrows, one a view; got {tuple(moves.shape)}")
+    units = F.normalize(torch.cat([a, b]).detach(), dim=1)
+    figure, ((axes,),) = style.panels(width=4.2, height=4.2)
+    turn = torch.linspace(0, 2 * torch.pi, 200)
+    axes.plot(turn.cos(), turn.sin(), color=style.PALE, linewidth=0.8)
+    for i, look in style.looks(range(len(a))).items():
+        ends = units[[i, i + len(a)]]
+        axes.plot(*ends.T, color=look.colour, linewidth=0.8, linestyle=":")
+        for (x, y), fill in zip(ends.tolist(), (look.colour, "white"), strict=True):
+            edge = {"edgecolor": look.colour, "linewidth": 1.6}
+            axes.scatter(x, y, s=60, marker=look.marker, facecolor=fill, zorder=3, **edge)
+            style.centred(axes, 1.13 * x, 1.13 * y, str(i + 1), color=look.colour)
+    if moves is not None:
+        arrows = moves.detach() * (0.5 / moves.detach().norm(dim=1).max().clamp(min=1e-12))
+        to_scale = {"angles": "xy", "scale_units": "xy", "scale": 1}
+        axes.quiver(*units.T, *arrows.T, width=0.008, color=style.INK, zorder=2, **to_scale)
+    axes.set(xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal")
+    style.frame(axes, width=0)
+    return figure
+
+
+def _sheet(height: float, **limits: Any) -> tuple[style.Picture, Axes]:
+    """Make a figure with one panel that is nothing but ground to draw on."""
+    figure, ((axes,),) = style.panels(height=height)
+    axes.set(**limits)
+    axes.set_axis_off()
+    return figure, axes
+
+
+def _box(
+    axes: Axes, across: Pair, up: Pair, text: str, colour: str, line: str = "-", **options: Any
+) -> None:
+    """Draw a rounded box, given by middle and size in each direction, with a text in it."""
+    corner = (across[0] - across[1] / 2, up[0] - up[1] / 2)
+    look: Any = {"fc": "white", "ec": style.COLOURS.get(colour, colour), "lw": 1.6, "ls": line}
+    axes.add_patch(FancyBboxPatch(corner, across[1], up[1], boxstyle="round,pad=0.08", **look))
+    style.centred(axes, across[0], up[0], text, **options)
+
+
+def _arrow(axes: Axes, start: Pair, end: Pair, **look: Any) -> None:
+    look = {"arrowstyle": "-|>", "color": style.INK, "linewidth": 1.3, **look}
+    axes.annotate("", end, start, arrowprops=look)
+
+
+def _arrow_between(axes: Axes, left: Pair, right: Pair, y: float) -> float:
+    """Join two boxes, given by middle and width; return where the gap has its middle."""
+    start, end = left[0] + left[1] / 2, right[0] - right[1] / 2
+    _arrow(axes, (start + 0.12, y), (end - 0.12, y))
+    return (start + end) / 2
