@@ -1,8 +1,26 @@
 """The exercises' checker: ``check("01.1", my_caption)``.
 
 An exercise is a function that tries the reader's function on small examples. It raises `Wrong`
-with the likely misconception, or returns what was shown. One file a chapter: a chapter to come
-adds its file and its line in `EXERCISES`.
+with the likely misconception, or returns what was shown. There is one file a chapter. To add an
+exercise, write its function in the file of its chapter and name it last in that file's
+``EXERCISES``::
+
+    def area(answer: Answer) -> str:
+        "01.7: ``area(width, height)`` of rectangles."
+        width, height = torch.tensor([3.0, 4.0]), torch.tensor([2.0, 5.0])  # the example
+        hints = {  # misconception → what a function with it would give
+            "That is the perimeter.": 2 * (width + height),
+            "You add up over the rectangles. Each has an area of its own.": (width * height).sum(),
+        }
+        right = width * height
+        compare(ask(answer, width, height), right, hints=hints, what="one area a rectangle, shape")
+        return "Twice as wide and twice as high is four times as large."
+
+`answers` has what exercises share: `ask` calls the reader's function, `compare` judges its result
+by the right one and the table, and `refuse` judges by a table of conditions where chance or choice
+leaves more than one right result. Choose an example on which every misconception gives another
+result. A solution, and a wrong answer for each hint, go into ``tests/exercises/``. A new chapter
+also needs its place in `CHAPTERS`.
 """
 
 from cmssf_lib.check import (
@@ -20,19 +38,24 @@ from cmssf_lib.check import (
 )
 from cmssf_lib.check.answers import Exercise, Wrong
 
+CHAPTERS = (
+    chapter_00,
+    chapter_01,
+    chapter_02,
+    chapter_03,
+    chapter_04,
+    chapter_05,
+    chapter_06,
+    chapter_07,
+    chapter_08,
+    chapter_09,
+    chapter_10,
+)
 #: Every exercise of the book by its number, "chapter.exercise".
 EXERCISES: dict[str, Exercise] = {
-    **chapter_00.EXERCISES,
-    **chapter_01.EXERCISES,
-    **chapter_02.EXERCISES,
-    **chapter_03.EXERCISES,
-    **chapter_04.EXERCISES,
-    **chapter_05.EXERCISES,
-    **chapter_06.EXERCISES,
-    **chapter_07.EXERCISES,
-    **chapter_08.EXERCISES,
-    **chapter_09.EXERCISES,
-    **chapter_10.EXERCISES,
+    f"{number:02}.{place}": exercise
+    for number, chapter in enumerate(CHAPTERS)
+    for place, exercise in enumerate(chapter.EXERCISES, start=1)
 }
 
 __all__ = ["EXERCISES", "check", "verdict"]

@@ -1,15 +1,18 @@
-"""Calling a reader's function, and taking what it returns with care."""
+"""Calling a reader's function, reading what it returns, and naming the likely misconception."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float64, Shaped
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
+#: A reader's function.
+Answer = Callable[..., Any]
 #: Tries a reader's function: returns what was shown, or raises `Wrong`.
-Exercise = Callable[[Callable], str]
+Exercise = Callable[[Answer], str]
 CLOSE = 1e-4
 
 
@@ -17,7 +20,10 @@ class Wrong(Exception):
     """The answer is not right; the message names the likely misconception."""
 
 
-def ask(answer: Callable, *arguments: Any, on: Mapping[type[Exception], str] | None = None) -> Any:
+# --- calling ---
+
+
+def ask(answer: Answer, *arguments: Any, on: Mapping[type[Exception], str] | None = None) -> Any:
     """Call a reader's function with copies of the arguments.
 
     Args:
@@ -29,9 +35,10 @@ def ask(answer: Callable, *arguments: Any, on: Mapping[type[Exception], str] | N
         What it returned, never ``None``.
 
     Raises:
-        Wrong: If it raised an error, returned nothing, or changed a tensor it was given.
+        Wrong: If it raised an error, returned nothing, or changed a tensor it was given, alone
+            or in a list.
     """
-    given = [a.clone() if isinstance(a, Tensor) else copy.copy(a) for a in arguments]
+    given = copy.deepcopy(arguments)
     try:
         returned = answer(*given)
     except Exception as error:
@@ -39,15 +46,22 @@ def ask(answer: Callable, *arguments: Any, on: Mapping[type[Exception], str] | N
         raise Wrong(
             f"Your function stopped with {type(error).__name__}: {error}. {hint}".rstrip()
         ) from error
-    for before, after in zip(arguments, given, strict=True):
-        if isinstance(before, Tensor) and not torch.equal(before, after):
-            raise Wrong(
-                "Your function changes the tensor that it is given; its caller may still need it. "
-                "Make a new one."
-            )
+    if not all(map(torch.equal, _tensors(arguments), _tensors(given))):
+        raise Wrong(
+            "Your function changes the tensor that it is given; its caller may still need it. "
+            "Make a new one."
+        )
     if returned is None:
         raise Wrong("Your function returns nothing yet. Does it end in a return?")
     return returned
+
+
+def normal(seed: int) -> Callable[..., Float[Tensor, "..."]]:
+    """Return ``draw(*shape)``, which gives standard normal numbers, the same ones for a seed."""
+    return partial(torch.randn, generator=torch.Generator().manual_seed(seed))
+
+
+# --- reading ---
 
 
 def number(returned: Any) -> float:
@@ -80,50 +94,95 @@ def shaped(returned: Any, shape: tuple[int, ...], what: str) -> Float64[Tensor, 
     Args:
         returned: What the reader's function gave.
         shape: What it should have.
-        what: What that is, in words.
+        what: What that is, in words that the shape may follow.
 
     Raises:
         Wrong: If it is no tensor, or one of another shape.
     """
     got = tensor(returned)
     if got.shape != shape:
-        raise Wrong(f"Expected {what}, shape {shape}; got {tuple(got.shape)}.")
+        raise Wrong(f"Expected {what} {shape}; got {tuple(got.shape)}.")
     return got
 
 
-def same(a: Any, b: Any) -> bool:
-    """Whether two numbers or tensors agree, shape included, but for rounding."""
-    x, y = (torch.as_tensor(v, dtype=torch.float64) for v in (a, b))
-    return x.shape == y.shape and bool(torch.allclose(x, y, atol=CLOSE, rtol=CLOSE))
+# --- comparing ---
 
 
-def first_hint(returned: Any, hints: Mapping[str, Any]) -> str | None:
-    """Return the hint of the first wrong result that this is.
-
-    Args:
-        returned: What the reader's function gave.
-        hints: Misconception → what it would have given.
-    """
-    return next((hint for hint, wrong in hints.items() if same(returned, wrong)), None)
-
-
-def refuse(returned: Any, hints: Mapping[str, Any]) -> None:
-    """Pass a result on, unless it is one of the wrong ones.
+def compare(
+    returned: Any,
+    right: Any,
+    otherwise: str = "Expected {right}; got {got}.",
+    hints: Mapping[str, Any] | None = None,
+    *,
+    what: str = "a tensor of shape",
+    close: float = CLOSE,
+    **shown: Any,
+) -> None:
+    """Pass a right result on; for a wrong one, name the misconception that it fits.
 
     Args:
         returned: What the reader's function gave.
-        hints: Misconception → what it would have given.
+        right: What it should have given: a number, or a tensor.
+        otherwise: What is said if no hint fits. It may show ``{right}`` and ``{got}``, or parts
+            and formats of them, such as ``{got[0]}`` or ``{got:.4f}``.
+        hints: The table of misconceptions, as `refuse` takes it.
+        what: What the result is, in words that its shape may follow; said where it has another.
+        close: How far apart numbers may be, absolutely and relatively.
+        **shown: More that ``otherwise`` shows.
 
     Raises:
-        Wrong: With the first hint that fits.
+        Wrong: If the result is not right.
     """
-    if hint := first_hint(returned, hints):
-        raise Wrong(hint)
+    expected = tensor(right)
+    single = expected.ndim == 0
+    several = isinstance(returned, Tensor) and returned.numel() > 1
+    got = tensor(number(returned)) if single and not several else tensor(returned)
+    if same(got, expected, close):
+        return
+    refuse(hints or {}, got, close)
+    if single:
+        number(got)  # says so if these are several
+    else:
+        shaped(got, tuple(expected.shape), what)
+    raise Wrong(otherwise.format(right=brief(expected), got=brief(got), **shown))
 
 
-def brief(values: Shaped[Tensor, "..."]) -> list[float]:
-    """Return numbers as a message shows them."""
-    return [round(v, 3) for v in values.tolist()]
+def refuse(hints: Mapping[str, Any], returned: Any = torch.nan, close: float = CLOSE) -> None:
+    """Say the first hint of the table that fits.
+
+    Args:
+        hints: Misconception → what a function with it would have given (a number or a tensor),
+            or whether it shows in some other way (``True`` or ``False``).
+        returned: What the reader's function gave, where the table holds such results.
+        close: How far apart numbers may be, absolutely and relatively.
+
+    Raises:
+        Wrong: With that hint; if none fits, nothing happens.
+    """
+    for hint, wrong in hints.items():
+        if wrong if isinstance(wrong, bool) else same(returned, wrong, close):
+            raise Wrong(hint)
+
+
+def same(a: Any, b: Any, close: float = CLOSE) -> bool:
+    """Whether two numbers or tensors agree, shape included, but for rounding."""
+    x, y = (torch.as_tensor(v, dtype=torch.float64) for v in (a, b))
+    return x.shape == y.shape and bool(torch.allclose(x, y, atol=close, rtol=close))
+
+
+def brief(values: Shaped[Tensor, "..."]) -> Any:
+    """Return numbers as a message shows them: a number, or lists of numbers, to four digits."""
+    whole = bool(values.isfinite().all()) and torch.equal(values, values.round())
+    return (values.long() if whole else values.double().round(decimals=4)).tolist()
+
+
+def _tensors(given: Any) -> Iterator[Tensor]:
+    """The tensors in arguments: themselves, and those in lists, tuples and dictionaries."""
+    if isinstance(given, Tensor):
+        yield given
+    elif isinstance(given, list | tuple | dict):
+        for part in given.values() if isinstance(given, dict) else given:
+            yield from _tensors(part)
 
 
 def _kind(value: Any) -> str:

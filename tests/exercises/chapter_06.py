@@ -86,16 +86,18 @@ def other_way_round(student, teacher, middle, ts, tt):
     return sum(terms) / len(terms)
 
 
-def by_each_picture(p):
+def by_one(entropy, bound):
+    return "uniform" if entropy > bound else "one prototype" if entropy < 0.02 else "healthy"
+
+
+def by_each_picture(bound):
     """Only each picture's entropy: takes a sure teacher for a collapsed one."""
-    entropy = torch.special.entr(p).sum(dim=1).mean() / math.log(p.shape[1])
-    return "uniform" if entropy > 0.98 else "one prototype" if entropy < 0.02 else "healthy"
+    return lambda p: by_one(torch.special.entr(p).sum(dim=1).mean() / math.log(p.shape[1]), bound)
 
 
-def by_the_mean(p):
-    """Only the mean's entropy: takes a balanced teacher for a uniform one."""
-    entropy = torch.special.entr(p.mean(dim=0)).sum() / math.log(p.shape[1])
-    return "uniform" if entropy > 0.8 else "one prototype" if entropy < 0.02 else "healthy"
+def by_the_mean(bound):
+    """Only the entropy of the mean row: takes a balanced teacher for a uniform one."""
+    return lambda p: by_one(torch.special.entr(p.mean(dim=0)).sum() / math.log(p.shape[1]), bound)
 
 
 def fixed_bound(p):
@@ -166,8 +168,14 @@ WRONG = {
     "sign": ("06.4", lambda *a: -dino(*a), "sign is turned round"),
     "other way round": ("06.4", other_way_round, "of what the student says"),
     "overflow": ("06.4", dino_with(log=lambda x, dim: x.softmax(dim).log()), "Use log_softmax"),
-    "sure of each": ("06.5", by_each_picture, "sure of different things"),
-    "balanced": ("06.5", by_the_mean, "prototype of its own"),
+    **{
+        f"sure of each, bound {bound}": ("06.5", by_each_picture(bound), "sure of different things")
+        for bound in (0.8, 0.98, 0.999)
+    },
+    **{
+        f"balanced, bound {bound}": ("06.5", by_the_mean(bound), "prototype of its own")
+        for bound in (0.8, 0.98, 0.999)
+    },
     "names exchanged": ("06.5", lambda p: EXCHANGED[which(p)], "names are exchanged"),
     "one failure": (
         "06.5",

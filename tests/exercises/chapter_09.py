@@ -157,6 +157,11 @@ WRONG = {
         "absolute values",
     ),
     "unclipped": ("09.2", lambda g, c: g, "change nothing"),
+    "in place": (
+        "09.2",
+        lambda g, c: [x.copy_(y) for x, y in zip(g, clip(g, c), strict=True)],
+        "changes the tensor",
+    ),
     "one tensor": ("09.2", lambda g, c: clip(g, c)[:1], "list of 2"),
     "something clipped": ("09.2", lambda g, c: [x + 1 for x in clip(g, c)], "largest length"),
     "no decay": ("09.3", adamw_with(decay=lambda lr, d: 0), "decay is missing"),
