@@ -19,7 +19,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help book test lab notebooks lint bench browser repository clean
+.PHONY: help book test lab notebooks lint lowest bench browser repository clean
 
 help: ## Show this list
 	@echo "CMSSF, the book that runs. Usage: make TARGET [PYTHON=python3.12]"
@@ -43,11 +43,20 @@ lint: $(INSTALLED) ## Check style, format and types
 	ruff format --check .
 	mypy
 
+# Without the site, the notebooks and the oracles, whose libraries have bounds of their own.
+LOWEST_TESTS := tests --ignore=tests/site --ignore=tests/oracles --ignore=tests/notebooks \
+  --ignore=tests/test_setup.py --ignore=tests/test_benchmarks.py --ignore=tests/test_pretrained_text.py
+lowest: ## Test the library with the oldest versions that pyproject.toml allows
+	"$(PYTHON)" -m venv _build/lowest
+	_build/lowest/bin/python -m pip install --disable-pip-version-check --progress-bar off \
+	  -r <("$(PYTHON)" .ci/lowest.py) -e .
+	OMP_NUM_THREADS=1 _build/lowest/bin/python -m pytest $(LOWEST_TESTS) -n auto --dist loadfile
+
 bench: $(INSTALLED) ## Time the library beside lightly, minutes [BENCH="views step overhead captions chunks mae"]
 	PYTHONPATH=tests python -m benchmarks $(BENCH)
 
-repository: $(INSTALLED) ## Set the repository's address everywhere [URL=https://github.com/ada/book]
-	python .ci/set_repository.py "$(URL)"
+repository: ## Set the repository's address everywhere [URL=https://github.com/ada/book, or URL=none]
+	"$(PYTHON)" .ci/set_repository.py "$(URL)"
 
 clean: ## Remove what was built and the caches of the tools (not .venv, no data, no runs)
 	rm -rf _build build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

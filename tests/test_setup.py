@@ -1,21 +1,26 @@
 """The set-up: what is installed, licensed and linked, and the order of the library's rooms."""
 
 import ast
+import functools
 import importlib.metadata
 import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from packaging.requirements import Requirement
+
+from cmssf_lib import cli, presets
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "cmssf_lib"
@@ -24,26 +29,25 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # The highest room first. A room imports only from rooms that stand after it.
 ROOMS = (
     "cli",
+    "share",
     "plots",
     "check",
-    "index",
+    "build",
+    "presets",
     "evaluate",
     "train",
-    "runs",
-    "cmssf",
-    "hub",
-    "methods",
     "fusion",
+    "methods",
+    "runs",
     "encoders",
     "losses",
     "views",
     "data",
     "captions",
-    "presets",
-    "processes",
-    "timing",
+    "files",
+    "machine",
 )
-LONGEST_ROOM = 250  # lines of one file that have something on them
+LONGEST_ROOM = 250  # lines of one file
 TOP_LEVEL = {
     ".ci",
     ".gitattributes",
@@ -86,11 +90,14 @@ set_repository = script("set_repository")
 
 @pytest.fixture(scope="module")
 def own_files() -> list[Path]:
-    """The project's own text files, as git knows them."""
+    """The project's own text files: what git tracks or would track."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        return set_repository.files(ROOT)
+        listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"this is no git checkout, so the project's files are not known: {error}")
+    paths = {ROOT / name for name in listing.stdout.split("\0") if name}
+    return [path for path in sorted(paths) if path.is_file() and b"\0" not in path.read_bytes()]
 
 
 # --- what is installed ---
@@ -155,8 +162,7 @@ def test_the_command_is_installed():
 
 def test_importing_the_package_is_quick_and_silent():
     code = (
-        "import sys, cmssf_lib, cmssf_lib.presets; "
-        "print(sorted({'torch', 'timm', 'transformers'} & set(sys.modules)))"
+        "import sys, cmssf_lib; print(sorted({'torch', 'timm', 'transformers'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (out.returncode, out.stdout, out.stderr) == (0, "[]\n", "")
@@ -215,7 +221,7 @@ def test_an_arrow_upwards_would_be_seen(monkeypatch, tmp_path):
         "from ..views import flip": ["views"],
         "def f():\n    from .. import losses": ["losses"],
         "from .image_text import ImageTextData": [],
-        "from cmssf_lib.presets import DataConfig": [],
+        "from cmssf_lib.captions import CLASSES": [],
         "from cmssf_lib.utils import anything": ["utils"],
     }.items():
         path.write_text(line, encoding="utf-8")
@@ -224,7 +230,7 @@ def test_an_arrow_upwards_would_be_seen(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_no_file_outgrows_its_room(path):
-    lines = sum(bool(line.strip()) for line in path.read_text(encoding="utf-8").splitlines())
+    lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= LONGEST_ROOM, f"{lines} lines: make the room a folder with the same face"
 
 
@@ -330,15 +336,72 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z]+):", read("Makefile"), re.M))
 
 
-@pytest.mark.parametrize(("name", "command"), [("test", "make test"), ("publish", "make book")])
-def test_workflows_call_the_makefile(name, command):
-    workflow = yaml.safe_load(read(f".github/workflows/{name}.yml"))
-    (job,) = workflow["jobs"].values()
-    commands = [step["run"] for step in job["steps"] if "run" in step]
-    assert commands == [command]
+def steps(job: dict, key: str) -> list[str]:
+    return [step[key] for step in job["steps"] if key in step]
+
+
+def jobs() -> dict[str, dict]:
+    """Every job of every workflow."""
+    found = {}
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        found |= yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("job", "command"), [("test", "make test"), ("lowest", "make lowest"), ("site", "make book")]
+)
+def test_jobs_on_linux_call_the_makefile(job, command):
+    assert steps(jobs()[job], "run") == [command]
     assert command.split()[1] in make_targets()
-    used = [step["uses"] for step in job["steps"] if "uses" in step]
-    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", action) for action in used)
+
+
+def test_the_library_is_tested_on_other_systems():
+    job = jobs()["library"]
+    assert set(job["strategy"]["matrix"]["system"]) == {"macos-latest", "windows-latest"}
+    (command,) = steps(job, "run")[-1:]
+    assert command.startswith("python -m pytest ")
+    for path in re.findall(r"tests\S*", command):
+        assert (ROOT / path.split("=")[-1]).exists(), path
+
+
+def test_workflows_use_the_actions_of_github_alone():
+    for job in jobs().values():
+        for action in steps(job, "uses"):
+            assert re.fullmatch(r"actions/[\w-]+@v\d+", action), action
+
+
+# --- the oldest versions that are allowed ---
+
+lowest = script("lowest")
+
+
+def test_the_oldest_versions_are_those_of_the_bounds():
+    pins = lowest.lowest(PROJECT)
+    assert [pin.partition("==")[0] for pin in pins] == [*requirements(), *lowest.TESTS]
+    for pin in pins[: len(requirements())]:
+        requirement = Requirement(pin)
+        (bound,) = requirements()[requirement.name].specifier
+        assert str(requirement.specifier) == f"=={bound.version}"
+
+
+@pytest.mark.parametrize(
+    ("dependencies", "extras", "words"),
+    [
+        (["torch"], {}, "no lower bound"),
+        (["torch<3"], {}, "no lower bound"),
+        (["torch>=2"], {"test": ["ruff>=1"]}, "names pytest"),
+    ],
+)
+def test_a_bound_that_is_missing_is_said(dependencies, extras, words):
+    project = {"project": {"dependencies": dependencies, "optional-dependencies": extras}}
+    with pytest.raises(ValueError, match=words):
+        lowest.lowest(project, ("pytest",) if extras else ())
+
+
+def test_caps_and_remarks_do_not_get_into_a_pin():
+    project = {"project": {"dependencies": ["a>=1.2,<3"], "optional-dependencies": {"x": ["b>=1"]}}}
+    assert lowest.lowest(project, ("b",)) == ["a==1.2", "b==1"]
 
 
 def test_continuous_integration_ends_in_make_test():
@@ -374,86 +437,255 @@ def test_the_machine_that_wrote_it_is_in_no_file(own_files):
     assert named == []
 
 
+# --- the readme is true ---
+
+
+def code_lines(path: Path) -> int:
+    """Lines of code of a file: no blank ones, no comments, no docstrings."""
+    text = path.read_text(encoding="utf-8")
+    documented = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if ast.get_docstring(node, clean=False) is not None:
+                documented |= set(range(first.lineno, first.end_lineno + 1))
+    lines = (line.strip() for line in text.splitlines())
+    return sum(
+        bool(line) and not line.startswith("#") and i not in documented
+        for i, line in enumerate(lines, 1)
+    )
+
+
+def test_lines_of_code_are_counted_without_words_about_them(tmp_path):
+    path = tmp_path / "a.py"
+    said = '"""One.\n\nTwo.\n"""\n\n# why\n'
+    path.write_text(f'{said}x = 1  # one\ndef f():\n    "What."\n    return x\n', "utf-8")
+    assert code_lines(path) == 3
+
+
+def test_the_readme_says_how_large_the_library_is():
+    files, lines = re.search(
+        r"about (\d+) files and ([\d,]+) lines of code", read("README.md")
+    ).groups()
+    assert int(files) == pytest.approx(len(FILES), rel=0.05)
+    assert int(lines.replace(",", "")) == pytest.approx(sum(map(code_lines, FILES)), rel=0.05)
+
+
+def test_the_readme_is_read_in_some_minutes():
+    assert len(read("README.md").split()) <= 700
+
+
+def test_the_readme_shows_a_result_in_words_too():
+    alternative, picture = re.search(r"!\[([^\]]+)\]\((book/[^)]+)\)", read("README.md")).groups()
+    assert len(alternative.split()) > 5
+    assert (ROOT / picture).is_file()
+
+
+def test_the_readme_lists_every_chapter_once():
+    linked = re.findall(
+        r"^\| \[.*\]\(notebooks/(\w+)\.ipynb\) \| \S.* \|$", read("README.md"), re.M
+    )
+    assert linked == sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_trains_and_searches(monkeypatch, capsys):
+    """As printed, on fewer scenes and for three epochs."""
+    (code,) = re.findall(r"^```python\n(.*?)^```", read("README.md"), re.M | re.S)
+    imports, lines = code.strip().split("\n\n")
+    assert len(imports.splitlines()) == 1
+    assert len(lines.splitlines()) == 6
+    quick = presets.QUICK
+    few = replace(quick.data, train=1500, test=300)
+    less = replace(quick, data=few, train=replace(quick.train, epochs=3))
+    monkeypatch.setattr(presets, "QUICK", less)
+    before = torch.get_rng_state()
+    exec(code, {})
+    torch.set_rng_state(before)
+    found = ast.literal_eval(capsys.readouterr().out)
+    assert len(found) == 5
+    assert all(caption.startswith("a photo of a ") for caption in found)
+
+
+def shell_commands(text: str) -> list[list[str]]:
+    """The words of every `cmssf` command in the code blocks of a document."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("cmssf ")]
+
+
+def test_the_commands_of_the_readme_are_understood(monkeypatch):
+    """What they do is replaced; how they are read is not."""
+    done = []
+
+    def instead_of(command):
+        @functools.wraps(command)
+        def noted(*arguments, **options):
+            done.append(command.__name__)
+
+        return noted
+
+    for name in cli.COMMANDS:
+        monkeypatch.setitem(cli.COMMANDS, name, instead_of(cli.COMMANDS[name]))
+    commands = shell_commands(read("README.md"))
+    assert {words[0] for words in commands} == set(cli.COMMANDS)
+    for words in commands:
+        if words[0] == "train":
+            cli.read_settings(words[1:])
+        else:
+            assert cli.main(words) == 0, words
+    assert sorted(done) == sorted(words[0] for words in commands if words[0] != "train")
+
+
 # --- the repository's address is one setting ---
 
+ADA = "https://github.com/" + "Ada-L/the.book"  # in two parts: no use of an address here
+FIRST_CELL = "tests/notebooks/first_cell.py.txt"
 
-def project_uses(root: Path, files: list[Path]) -> dict[str, list[tuple[str, str]]]:
-    """The links in each file that mean this project, under its address or under a stale one."""
+
+def uses(text: str) -> list[tuple[str, str]]:
+    """Owner and name of every repository that a text links to."""
+    hosts = r"github\.com/|colab\.research\.google\.com/github/|raw\.githubusercontent\.com/"
+    found = re.findall(rf"(?:{hosts})([A-Za-z0-9-]+)/([A-Za-z0-9._-]*[A-Za-z0-9_-])", text)
+    pages = re.findall(r"https://([A-Za-z0-9-]+)\.github\.io/([A-Za-z0-9._-]*[A-Za-z0-9_-])", text)
+    return [(owner, name.removesuffix(".git")) for owner, name in found + pages]
+
+
+def project_uses(root: Path) -> dict[str, set[tuple[str, str]]]:
+    """The links in each file that mean this project, under its address or under another."""
+    url = set_repository.setting(root)
+    names = {"cmssf", set_repository.split(url)[1]} if url else {"cmssf"}
     found = {}
-    names = {set_repository.split(set_repository.setting(root))[1], "cmssf"}
-    for path in files:
-        uses = set_repository.uses(path.read_text("utf-8", errors="ignore"))
-        own = [(owner, name) for owner, name in uses if name in names or owner == "OWNER"]
+    for path in filter(Path.is_file, root.rglob("*")):
+        own = {use for use in uses(path.read_text("utf-8", errors="ignore")) if use[1] in names}
         if own:
             found[path.relative_to(root).as_posix()] = own
     return found
 
 
-def test_every_link_to_the_repository_derives_from_the_setting(own_files):
-    address = set_repository.split(set_repository.setting(ROOT))
-    for name, found in project_uses(ROOT, own_files).items():
-        assert set(found) == {address}, name
+def first_cells(root: Path) -> list[str]:
+    """The first code cell of every notebook, without the notebook's name."""
+    found = []
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        source = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        found.append(source.replace(path.stem, "NOTEBOOK"))
+    return found
 
 
-def test_the_places_that_must_link_do():
+@pytest.fixture
+def copy(tmp_path, own_files) -> Path:
+    """The project's text files, without an address."""
+    for path in own_files:
+        new = tmp_path / path.relative_to(ROOT)
+        if new.suffix in {".md", ".yml", ".toml", ".cff", ".ipynb", ".txt", ".py"}:
+            new.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, new)
+    set_repository.main(["none"], tmp_path)
+    return tmp_path
+
+
+def test_the_places_of_the_address_are_in_step():
+    """In whichever state this checkout is, setting that state anew changes nothing."""
     url = set_repository.setting(ROOT)
-    owner, name = set_repository.split(url)
-    assert yaml.safe_load(read("_config.yml"))["repository"]["url"] == url
-    assert set(PROJECT["project"]["urls"].values()) == {url, f"{url}/issues"}
-    assert yaml.safe_load(read("CITATION.cff"))["repository-code"] == url
-    assert f"git clone --depth 1 -q {url} cmssf" in read("tests/notebooks/first_cell.py.txt")
-    readme = read("README.md")
-    assert f"{url}/actions/workflows/test.yml/badge.svg" in readme
-    assert f"git clone {url}" in readme
-    assert f"https://colab.research.google.com/github/{owner}/{name}/blob/main/notebooks/" in readme
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        code = [c for c in json.loads(path.read_text("utf-8"))["cells"] if c["cell_type"] == "code"]
-        assert f"{url} cmssf" in "".join(code[0]["source"]), path.name
+    for place in set_repository.PLACES:
+        paths = sorted(ROOT.glob(place.files))
+        assert paths, place.files
+        for path in paths:
+            text = path.read_text(encoding="utf-8")
+            address = set_repository.split(url) if url else None
+            assert set_repository.changed(text, place, address) == text, path
 
 
-def test_the_address_is_set_everywhere_at_once(tmp_path, own_files, capsys):
-    for path in own_files:
-        copy = tmp_path / path.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copy)
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    before = project_uses(tmp_path, set_repository.files(tmp_path))
-    other = "https://github.com/" + "Ada-L/the.book"  # in two parts: no use of an address here
-
-    assert set_repository.main([other + "/"], tmp_path) == 0
-
-    changed = set(capsys.readouterr().out.split())
-    assert {"_config.yml", "README.md", "pyproject.toml", "CITATION.cff"} <= changed
-    assert set_repository.setting(tmp_path) == other
-    after = project_uses(tmp_path, set_repository.files(tmp_path))
-    for name in before:
-        assert after[name] == [("Ada-L", "the.book")] * len(before[name]), name
-    # And back again, byte for byte.
-    set_repository.main([set_repository.setting(ROOT)], tmp_path)
-    for path in own_files:
-        assert (tmp_path / path.relative_to(ROOT)).read_bytes() == path.read_bytes(), path
+def test_without_an_address_nothing_leads_to_one(copy):
+    assert set_repository.setting(copy) is None
+    assert project_uses(copy) == {}
+    config = yaml.safe_load((copy / "_config.yml").read_text("utf-8"))
+    assert not {"repository", "launch_buttons"} & set(config)
+    assert not config["html"]["use_repository_button"]
+    assert not config["html"]["use_issues_button"]
+    for name in ("README.md", "book/intro.md"):
+        text = (copy / name).read_text("utf-8")
+        assert "Colab" in text, "how to open a notebook there is said all the same"
+        assert "rocket" not in text
+        assert "git clone" not in text
+    (cell,) = set(first_cells(copy))
+    assert cell == (copy / FIRST_CELL).read_text("utf-8").strip()
+    assert "git clone" not in cell
 
 
-def test_only_this_repository_is_replaced():
-    old, new = ("jane", "old"), ("ada", "book")
-    text = (
-        "https://github.com/jane/old.git https://github.com/jane/old-data "
-        "https://github.com/other/old https://jane.github.io/old/index.html "
-        "https://colab.research.google.com/github/jane/old/blob/main/a.ipynb"
+def test_with_an_address_everything_leads_there(copy, own_files):
+    assert set_repository.main([ADA + "/"], copy) == 0
+    assert set_repository.setting(copy) == ADA
+    address = set_repository.split(ADA)
+    found = project_uses(copy)
+    assert {"README.md", "_config.yml", "pyproject.toml", "CITATION.cff", FIRST_CELL} <= set(found)
+    assert all(used == {address} for used in found.values()), found
+    config = yaml.safe_load((copy / "_config.yml").read_text("utf-8"))
+    assert config["repository"] == {"url": ADA, "branch": "main"}
+    assert config["launch_buttons"] == {"colab_url": "https://colab.research.google.com"}
+    assert config["html"]["use_repository_button"]
+    project = tomllib.loads((copy / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["urls"] == {"Repository": ADA, "Issues": f"{ADA}/issues"}
+    citation = yaml.safe_load((copy / "CITATION.cff").read_text("utf-8"))
+    assert citation["repository-code"] == ADA
+    readme = (copy / "README.md").read_text("utf-8")
+    assert f"git clone --depth 1 {ADA} && cd the.book\n" in readme
+    assert f"{ADA}/actions/workflows/test.yml/badge.svg" in readme
+    assert (ROOT / ".github/workflows/test.yml").is_file()
+    tracked = {path.relative_to(ROOT).as_posix() for path in own_files}
+    opened = re.findall(
+        r"colab\.research\.google\.com/github/Ada-L/the\.book/blob/main/([^)\s]+)", readme
     )
-    assert set_repository.replace(text, old, new) == (
-        "https://github.com/ada/book.git https://github.com/jane/old-data "
-        "https://github.com/other/old https://ada.github.io/book/index.html "
-        "https://colab.research.google.com/github/ada/book/blob/main/a.ipynb"
-    )
+    assert opened
+    assert set(opened) <= tracked
+    (cell,) = set(first_cells(copy))
+    assert cell == (copy / FIRST_CELL).read_text("utf-8").strip()
+    assert f"git clone --depth 1 -q {ADA} cmssf" in cell
+    assert len(readme.split()) <= 700
+
+
+def test_the_address_can_be_set_again_and_taken_out(copy, capsys):
+    def everything() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+
+    before = everything()
+    for url in (ADA, "https://github.com/" + "b/x"):
+        assert set_repository.main([url], copy) == 0
+        assert all(used == {set_repository.split(url)} for used in project_uses(copy).values())
+        set_repository.main([url], copy)
+    capsys.readouterr()
+    assert set_repository.main(["none"], copy) == 0
+    changed = capsys.readouterr().out.split()
+    assert {"_config.yml", "README.md", "notebooks/00_quickstart.ipynb"} <= set(changed)
+    assert everything() == before
 
 
 @pytest.mark.parametrize("url", ["", "github.com/a/b", "https://github.com/a", "https://x.org/a/b"])
-def test_a_wrong_address_changes_nothing(url, tmp_path):
-    (tmp_path / "_config.yml").write_text("repository:\n  url: https://github.com/jane/old\n")
+def test_a_wrong_address_changes_nothing(url, copy):
+    before = (copy / "_config.yml").read_bytes()
     with pytest.raises(SystemExit, match=re.escape("https://github.com/")):
-        set_repository.main([url], tmp_path)
-    assert set_repository.setting(tmp_path) == "https://github.com/jane/old"
+        set_repository.main([url], copy)
+    assert (copy / "_config.yml").read_bytes() == before
+
+
+def test_a_place_that_was_rewritten_is_named_and_nothing_is_changed(copy):
+    (copy / "CITATION.cff").write_text("title: another\n", encoding="utf-8")
+    before = (copy / "README.md").read_bytes()
+    with pytest.raises(SystemExit, match=r"^CITATION\.cff: this text has changed"):
+        set_repository.main([ADA], copy)
+    assert (copy / "README.md").read_bytes() == before
+
+
+def test_on_colab_without_an_address_the_first_cell_says_how_to_go_on(copy, monkeypatch):
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    monkeypatch.setattr(os.path, "isdir", lambda path: False)  # a fresh machine: nothing is there
+    monkeypatch.setitem(sys.modules, "google.colab", sys)
+    cell = (copy / FIRST_CELL).read_text("utf-8")
+    code = TransformerManager().transform_cell(cell)
+    with pytest.raises(AssertionError, match=r"^Upload cmssf\.zip \(see README\), then !unzip"):
+        exec(code, {})
 
 
 # --- the summary of all stages ---

@@ -13,6 +13,7 @@ reference is led to the public name. Everything else stays a warning under ``-n`
 import importlib
 import inspect
 import re
+from collections.abc import Mapping
 from typing import TypeVar
 
 from docutils.nodes import Element, TextElement
@@ -41,7 +42,7 @@ def find(name: str) -> object | None:
     return None
 
 
-def public_name(target: str, known: dict[str, object]) -> str | None:
+def public_name(target: str, known: Mapping[str, object]) -> str | None:
     """Return where the page documents `target`, a name inside a folder of the library."""
     parts = target.split(".")
     for cut in range(len(parts) - 1, 1, -1):

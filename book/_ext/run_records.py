@@ -27,8 +27,8 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from cmssf_lib.runs.card import SEED
-from cmssf_lib.runs.setup import machines
+from cmssf_lib.machine import machines
+from cmssf_lib.plots import SEED
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,8 @@ class NotebookRecords(Records):
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def _seconds(history: Path) -> float:

@@ -10,6 +10,7 @@ Four things, each found by the tests in ``tests/site``:
 """
 
 import re
+from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -39,7 +40,7 @@ def repair_body(body: str) -> str:
 
 
 def repair_page(
-    app: Sphinx, page: str, template: str, context: dict, doctree: nodes.document | None
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
     """Repair one page between its making and its writing."""
     if "body" in context:

@@ -8,11 +8,12 @@ import torch
 from benchmarks.alternate import Turn, alternate, ratio
 from benchmarks.pictures import pictures
 from benchmarks.report import Report
-from cmssf_lib.cmssf import CMSSF
+from cmssf_lib.build import build
 from cmssf_lib.data import Batch, batches
+from cmssf_lib.machine import keep_freed_memory
+from cmssf_lib.methods import CMSSF
 from cmssf_lib.presets import preset
-from cmssf_lib.runs import build, run_config
-from cmssf_lib.train import keep_freed_memory, make_optimizer
+from cmssf_lib.train import make_optimizer
 
 LARGEST = 0.02
 
@@ -45,7 +46,7 @@ def _measured(settings: tuple[str, int | None], turn: Turn, change) -> None:
     chosen = preset(name, "cmssf")
     size = batch_size or chosen.train.batch_size
     data, _ = pictures(chosen, size)
-    method = build(run_config(chosen, "cmssf", data), data)
+    method = build(chosen, "cmssf", data)
     assert isinstance(method, CMSSF)
     optimizer = make_optimizer(method, chosen.train)
     batch = change(next(batches(data, size)))

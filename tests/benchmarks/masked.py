@@ -10,9 +10,10 @@ from benchmarks.alternate import ratio
 from benchmarks.pictures import pictures
 from benchmarks.report import Report
 from cmssf_lib.data import batches
-from cmssf_lib.methods import MAE
-from cmssf_lib.presets import MAEConfig, VisionConfig, preset
-from cmssf_lib.train.steps import make_optimizer
+from cmssf_lib.encoders import ImageEncoder, VisionConfig
+from cmssf_lib.methods import MAE, MAEConfig
+from cmssf_lib.presets import preset
+from cmssf_lib.train import make_optimizer
 
 TARGET = 2.0
 
@@ -28,7 +29,7 @@ class AllPatches(MAE):
     """
 
     def __init__(self, vision: VisionConfig, config: MAEConfig, *, apart: bool) -> None:
-        super().__init__(vision, config)
+        super().__init__(ImageEncoder(vision), config)
         stem, encode = self.image_encoder.transformer.patch_embed, self.image_encoder.tokens
         if hasattr(stem, "apart"):
             stem.apart = apart
@@ -46,7 +47,7 @@ def run(name: str, *, steps: int, batch_size: int | None = None) -> Report:
     data, what = pictures(chosen, (steps + 1) * b)
     torch.manual_seed(0)
     methods: dict[str, MAE] = {
-        "visible patches": MAE(chosen.vision, chosen.mae),
+        "visible patches": MAE(ImageEncoder(chosen.vision), chosen.mae),
         "all patches": AllPatches(chosen.vision, chosen.mae, apart=True),
         "all patches, stem over the whole picture": AllPatches(
             chosen.vision, chosen.mae, apart=False

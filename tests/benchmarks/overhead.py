@@ -5,11 +5,9 @@ from dataclasses import replace
 
 from benchmarks.pictures import pictures
 from benchmarks.report import Report
-from cmssf_lib.methods import CollapseWarning
+from cmssf_lib.build import build
 from cmssf_lib.presets import preset
-from cmssf_lib.runs.setup import build, run_config
-from cmssf_lib.train import fit
-from cmssf_lib.train.loop import OVERHEAD
+from cmssf_lib.train import OVERHEAD, CollapseWarning, fit
 
 METHODS = ("simclr", "moco", "byol", "dino", "mae", "supervised")
 LARGEST = 0.1
@@ -23,7 +21,7 @@ def shares(name: str, method: str, steps: int, batch_size: int | None = None) ->
     data, _ = pictures(chosen, steps * train.batch_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CollapseWarning)
-        run = fit(build(run_config(chosen, method, data), data), data, train, progress=False)
+        run = fit(build(chosen, method, data), data, train, progress=False)
     row = run.history[-1]
     return {"seconds": row["seconds"] / steps} | {p: row[f"{p}_share"] for p in OVERHEAD}
 

@@ -3,7 +3,7 @@
 lightly's is the loop of its examples: two workers make views with PIL, the model sees the first
 views and then the second, `NTXentLoss` compares them. Encoder, head, pictures, views, batch size,
 optimizer, clipping and PyTorch's number of threads are the same on both sides. What `fit` does
-beside, such as keeping freed memory (`cmssf_lib.train.keep_freed_memory`), is on our side alone.
+beside, such as keeping freed memory (`cmssf_lib.machine.keep_freed_memory`), is on our side alone.
 """
 
 import time
@@ -26,13 +26,11 @@ from benchmarks.alternate import Turn, alternate, ratio
 from benchmarks.pictures import lightlys_loader, photo_views, pictures
 from benchmarks.report import Report
 from cmssf_lib.data import ImageTextData
-from cmssf_lib.methods import CollapseWarning, SimCLR
+from cmssf_lib.encoders import ImageEncoder
+from cmssf_lib.methods import SimCLR
 from cmssf_lib.presets import Preset, preset
 from cmssf_lib.runs import Run
-from cmssf_lib.timing import Stopwatch, stopwatch
-from cmssf_lib.train import fit
-from cmssf_lib.train.loop import OVERHEAD
-from cmssf_lib.train.steps import make_optimizer
+from cmssf_lib.train import OVERHEAD, CollapseWarning, Stopwatch, fit, make_optimizer
 
 TARGETS = {"quick": 1.5, "standard": 1.1}
 PARTS = ("data", "views", "forward", "backward", "update", "logging", "other")
@@ -77,14 +75,14 @@ def seams(method: nn.Module) -> Iterator[Stopwatch]:
     """Time from outside what lies between the seams of `fit`'s step.
 
     "forward" is the method's loss, "backward" lasts until the optimizer begins, clipping included,
-    "update" is the optimizer; each without what is on the library's own stopwatch.
+    "update" is the optimizer; the time of views is taken out of the first.
     """
     watch, loss = Stopwatch(), method.loss
     before = (0.0, 0.0)
 
     def clocks() -> tuple[float, float]:
-        """The time, and how much of it is on the library's own stopwatch."""
-        return time.perf_counter(), sum(stopwatch.seconds.values())
+        """The time, and how much of it the views have taken."""
+        return time.perf_counter(), watch.seconds["views"]
 
     def ends(part: str) -> None:
         nonlocal before
@@ -105,7 +103,8 @@ def seams(method: nn.Module) -> Iterator[Stopwatch]:
     ]
     method.loss = timed_loss
     try:
-        yield watch
+        with watch.on(method, "views"):
+            yield watch
     finally:
         method.loss = loss
         for hook in hooks:
@@ -124,7 +123,7 @@ def ours(settings: Settings, turn: Turn) -> None:
     chosen, batch_size = settings.preset, settings.preset.train.batch_size
     warnings.simplefilter("ignore", CollapseWarning)  # nobody wants to learn anything here
     torch.manual_seed(0)
-    method = SimCLR(chosen.vision, chosen.simclr)
+    method = SimCLR(ImageEncoder(chosen.vision), chosen.simclr)
     with seams(method) as watch:
 
         def watch_epoch(run: Run) -> None:
@@ -141,14 +140,14 @@ def lightlys(settings: Settings, turn: Turn) -> None:
     chosen, batch_size = settings.preset, settings.preset.train.batch_size
     loader = lightlys_loader(settings.data, chosen.simclr.views, batch_size)
     torch.manual_seed(0)
-    same = SimCLR(chosen.vision, chosen.simclr)
+    same = SimCLR(ImageEncoder(chosen.vision), chosen.simclr)
     model = nn.Sequential(same.image_encoder, same.head)
     criterion = NTXentLoss(temperature=chosen.simclr.temperature)
     optimizer = make_optimizer(model, chosen.train)
     model.train()
     for epoch in range(chosen.train.epochs):
         watch, start = Stopwatch(), time.perf_counter()
-        for (first, second), _labels in _timed(loader, watch):
+        for (first, second), _labels in watch.each(iter(loader), "data"):
             with watch("forward"):
                 loss = criterion(model(first), model(second))
             with watch("backward"):
@@ -161,18 +160,6 @@ def lightlys(settings: Settings, turn: Turn) -> None:
         seconds = time.perf_counter() - start
         result = a_round(seconds, settings.steps, batch_size, watch.reset())
         turn(None if epoch == 0 else result)
-
-
-def _timed(loader: torch.utils.data.DataLoader, watch: Stopwatch) -> Iterator:
-    """As the library's `timed`, on another stopwatch: how long the workers are waited for."""
-    with watch("data"):
-        items = iter(loader)
-    while True:
-        with watch("data"):
-            item = next(items, None)
-        if item is None:
-            return
-        yield item
 
 
 def run(name: str, *, steps: int, rounds: int = 5) -> Report:

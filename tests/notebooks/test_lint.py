@@ -15,7 +15,7 @@ FIRST_CELL = (HERE / "first_cell.py.txt").read_text(encoding="utf-8").strip()
 LONGEST_CELL = 55  # lines
 LARGEST_FILE = 1_500_000  # bytes
 # What says which recorded runs a figure was drawn from; it stands right under the figure.
-RUN_CARD = re.compile(r"(card|runs\.RunCard)\(")
+RUN_CARD = re.compile(r"(card|plots\.RunCard)\(")
 CHAPTER_WORDS = range(1_500, 4_001)
 EXERCISES = range(4, 7)
 # The home folders and temporary folders of a machine, kernels' temporary files, a virtual
@@ -183,7 +183,7 @@ def good_notebook() -> nbformat.NotebookNode:
             metadata={"mystnb": {"image": {"alt": "A loss that falls to its floor"}}},
             outputs=[png],
         ),
-        new.new_code_cell("runs.RunCard(groups)", execution_count=4),
+        new.new_code_cell("plots.RunCard(groups)", execution_count=4),
         new.new_markdown_cell("## Summary\n\n- done"),
         new.new_markdown_cell(
             "## Exercises\n\n"

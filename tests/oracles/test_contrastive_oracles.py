@@ -2,14 +2,16 @@
 
 import pytest
 import torch
+from settings import MoCoConfig, VisionConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmssf_lib.data import digit_scenes
 from cmssf_lib.data.batch import make_batch
+from cmssf_lib.encoders import ImageEncoder
 from cmssf_lib.losses import moco_loss, supcon_loss
 from cmssf_lib.methods import MoCo, momentum_copy, momentum_schedule, momentum_update
-from cmssf_lib.presets import MoCoConfig, ViewsConfig, VisionConfig
+from cmssf_lib.presets import ViewsConfig
 
 TEMPERATURE = 0.2
 
@@ -65,7 +67,7 @@ def test_moco_with_its_queue_is_lightlys_step_by_step():
         dim=16, temperature=TEMPERATURE, queue=36, momentum=0.9, views=ViewsConfig(turn=0.5)
     )
     torch.manual_seed(0)
-    method = MoCo(vision, config)
+    method = MoCo(ImageEncoder(vision), config)
     oracle = lightlys_loss(method.queue)
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], 0.1)
     for step in range(7):

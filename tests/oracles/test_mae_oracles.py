@@ -4,13 +4,14 @@ import re
 
 import pytest
 import torch
+from settings import MAEConfig, VisionConfig
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from cmssf_lib.data import digit_scenes
 from cmssf_lib.data.batch import make_batch
+from cmssf_lib.encoders import ImageEncoder
 from cmssf_lib.losses import normalise_patches, patchify, unpatchify
 from cmssf_lib.methods import MAE
-from cmssf_lib.presets import MAEConfig, VisionConfig
 
 WIDTH, NARROW, SIZE = 32, 24, 16
 
@@ -32,7 +33,11 @@ def build(normalise: bool, ratio: float) -> tuple[MAE, ViTMAEForPreTraining]:
     """The same model twice: the oracle gets our weights."""
     torch.manual_seed(0)
     ours = MAE(
-        VisionConfig("plain", SIZE, 4, WIDTH, 2, 4, mean=(0.0,) * 3, std=(1.0,) * 3),
+        ImageEncoder(
+            VisionConfig(
+                kind="plain", image_size=SIZE, width=WIDTH, mean=(0.0,) * 3, std=(1.0,) * 3
+            )
+        ),
         MAEConfig(mask_ratio=ratio, width=NARROW, depth=2, heads=3, normalise=normalise),
     ).eval()
     with torch.no_grad():  # biases and norms start at 0 and 1, where a mistake would not show

@@ -9,6 +9,7 @@ import re
 
 import pytest
 import torch
+from settings import CMSSFConfig, TextConfig, VisionConfig, new_cmssf
 from torch import nn
 from transformers import (
     BertConfig,
@@ -18,11 +19,10 @@ from transformers import (
     ViTModel,
 )
 
-from cmssf_lib.captions import tokenize
-from cmssf_lib.cmssf import CMSSF
 from cmssf_lib.data import digit_scenes
 from cmssf_lib.data.batch import make_batch
-from cmssf_lib.presets import CMSSFConfig, TextConfig, VisionConfig
+from cmssf_lib.encoders import tokenize
+from cmssf_lib.methods import CMSSF
 
 WIDTH, DEPTH, HEADS, DIM, SIZE, LENGTH, TEMPERATURE = 32, 2, 4, 24, 16, 16, 0.07
 
@@ -38,8 +38,8 @@ def batch():
 @pytest.fixture(scope="module")
 def ours(batch) -> CMSSF:
     torch.manual_seed(0)
-    method = CMSSF(
-        VisionConfig("plain", SIZE, 4, WIDTH, DEPTH, HEADS),
+    method = new_cmssf(
+        VisionConfig(kind="plain", image_size=SIZE, width=WIDTH, depth=DEPTH, heads=HEADS),
         TextConfig(width=WIDTH, depth=DEPTH, heads=HEADS, max_length=LENGTH),
         CMSSFConfig(dim=DIM, hidden=WIDTH, temperature=TEMPERATURE),
         batch.captions,

@@ -8,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cmssf_lib.evaluate import linear_probe
-from cmssf_lib.evaluate.probe import PENALTIES
+from cmssf_lib.evaluate.linear import PENALTIES
 
 
 def clusters(n: int, seed: int, classes: int = 5, width: int = 12):

@@ -108,7 +108,21 @@ def test_the_table_of_contents_lists_tracked_sources(repository, tracked):
     assert not missing
 
 
+def test_without_an_address_no_page_has_a_button_that_leads_to_one(parsed, config):
+    if "repository" in config:
+        pytest.skip("the repository's address is set; the next test looks at its buttons")
+    for page, tree in parsed.items():
+        for button in tree.select(
+            "a.btn-source-repository-button, a.btn-source-issues-button, "
+            ".dropdown-launch-buttons a, "
+            f'a[href^="{COLAB}"], a[href*="executablebooks/jupyter-book"]'
+        ):
+            pytest.fail(f"{page}: a button leads to {button.get('href')}")
+
+
 def test_every_notebook_page_has_a_colab_button_to_a_tracked_file(parsed, tracked, config):
+    if "repository" not in config:
+        pytest.skip("no address is set (make repository URL=…), so no page has a Colab button")
     repository, branch = config["repository"]["url"], config["repository"]["branch"]
     prefix = f"{COLAB}{urlparse(repository).path.strip('/')}/blob/{branch}/"
     notebooks = [page for page in parsed if page.startswith("notebooks/")]
