@@ -1,7 +1,7 @@
 """Quick: digit scenes that the library draws itself, seconds to a minute a run on two CPU cores.
 
-The values were found by trials on a quarter of the *training* digits, held out. What was tried,
-and the exceptions, stands on the book's status page.
+The values were found by trials on a quarter of the *training* digits, held out; the exceptions are
+named on the book's status page, and what a trial gave stands beside the value that it chose.
 """
 
 from dataclasses import replace
@@ -127,6 +127,7 @@ QUICK = Preset(
         local_views=replace(NEAR_VIEWS, area=(0.5, 1.0)),
     ),
     # Plain pixels: on a black ground, how bright a patch is says how much of a stroke it holds.
+    # In the trials they gained 7 points, normalised ones 2.
     mae=MAEConfig(mask_ratio=0.5, width=48, depth=1, heads=4, normalise=False, views=VIEWS),
     supervised=SupervisedConfig(
         loss="cross_entropy", hidden=128, dim=64, temperature=0.1, views=VIEWS
@@ -158,7 +159,8 @@ METHODS: dict[str, Preset] = {
         _ALONE, train=replace(_TRAIN, epochs=13, batch_size=32, lr=2e-3, weight_decay=0.5)
     ),
     # A deep encoder with a hundred labels is hard to train from nothing, and there a start is worth
-    # most.
+    # most: in trials of 40 epochs, finished with one recipe, MAE gained 6 points with one block and
+    # 11 with four.
     "mae": replace(
         _ALONE,
         vision=replace(QUICK.vision, depth=4),

@@ -2,7 +2,8 @@
 
 Minutes on one GPU, one to three hours on two CPU cores. Every method gets as many floating-point
 operations as CMSSF, to 3 % about their middle, teachers, heads and decoders counted. Which values
-were tried, on which held-out pictures, and which were not, stands on the book's status page.
+were tried, and which were not, is told on the book's status page; what a trial gave stands beside
+the value that it chose, judged on pictures held out of the training set.
 """
 
 from dataclasses import replace
@@ -66,6 +67,8 @@ STANDARD = Preset(
         std=(0.25, 0.25, 0.25),
     ),
     text=TextConfig(kind="scratch", width=64, depth=2, heads=4, max_length=16, dropout=0.0),
+    # After twelve epochs 85.3 % of held-out pictures were read rightly with AdamW, 87.5 with Muon;
+    # 86.9 with AdamW, shortcuts and one more convolution in the stem (shortcuts alone: 84.8).
     train=TrainConfig(
         epochs=27,
         batch_size=128,
@@ -86,6 +89,8 @@ STANDARD = Preset(
         dim=256,
         hidden=256,
         depth=1,
+        # 67.4 % read rightly after four epochs on half of the training pictures; without it 63.5
+        # (with the stem that strides).
         head_norm=True,
         loss="one_hot",
         temperature=0.07,
@@ -118,7 +123,12 @@ STANDARD = Preset(
         momentum=0.99,
         views=VIEWS,
     ),
+    # A faster target (0.95, not 0.99) and views further apart took its neighbours from 51.5 % to
+    # 53.3; then a batch of 128 or wider heads to 57, both with more decay to 57.8 at momentum 0.98
+    # and to 59.7 at 0.96.
     byol=BYOLConfig(hidden=1024, dim=256, momentum=0.96, views=VIEWS),
+    # A teacher that follows faster (0.98, not 0.996) and more decay took its neighbours from 54.4 %
+    # to 58.0. Before, they had stood at 52.3 after five epochs of Muon, 49.6 after eight of AdamW.
     dino=DINOConfig(
         hidden=512,
         head_norm=True,
