@@ -5,13 +5,13 @@ The library itself has no such defaults: every value that decides a result stand
 
 from functools import partial
 
-from cmssf_lib import presets
+from cmssf_lib import data, encoders, evaluate, fusion, methods, train
 from cmssf_lib.encoders import ImageEncoder, TextEncoder
 from cmssf_lib.methods import CMSSF
-from cmssf_lib.presets import ViewsConfig
+from cmssf_lib.views import ViewsConfig
 
 DataConfig = partial(
-    presets.DataConfig,
+    data.DataConfig,
     name="digit_scenes",
     flavour="colour",
     text="caption",
@@ -25,7 +25,7 @@ DataConfig = partial(
     seed=0,
 )
 TrainConfig = partial(
-    presets.TrainConfig,
+    train.TrainConfig,
     epochs=10,
     batch_size=128,
     lr=1e-3,
@@ -37,7 +37,7 @@ TrainConfig = partial(
     clip=1.0,
 )
 VisionConfig = partial(
-    presets.VisionConfig,
+    encoders.VisionConfig,
     kind="conv_stem",
     image_size=32,
     patch_size=4,
@@ -50,10 +50,10 @@ VisionConfig = partial(
     std=(0.25, 0.25, 0.25),
 )
 TextConfig = partial(
-    presets.TextConfig, kind="scratch", width=64, depth=2, heads=4, max_length=16, dropout=0.0
+    encoders.TextConfig, kind="scratch", width=64, depth=2, heads=4, max_length=16, dropout=0.0
 )
 CMSSFConfig = partial(
-    presets.CMSSFConfig,
+    methods.CMSSFConfig,
     dim=256,
     hidden=256,
     depth=1,
@@ -63,7 +63,7 @@ CMSSFConfig = partial(
     views=ViewsConfig(),
 )
 FusionConfig = partial(
-    presets.FusionConfig,
+    fusion.FusionConfig,
     kind="feature",
     rule="concat",
     modalities=("image", "text", "sound"),
@@ -80,10 +80,10 @@ FusionConfig = partial(
     mels=16,
 )
 SimCLRConfig = partial(
-    presets.SimCLRConfig, hidden=128, dim=64, temperature=0.2, views=ViewsConfig()
+    methods.SimCLRConfig, hidden=128, dim=64, temperature=0.2, views=ViewsConfig()
 )
 MoCoConfig = partial(
-    presets.MoCoConfig,
+    methods.MoCoConfig,
     hidden=128,
     dim=64,
     temperature=0.2,
@@ -92,9 +92,9 @@ MoCoConfig = partial(
     momentum=0.99,
     views=ViewsConfig(),
 )
-BYOLConfig = partial(presets.BYOLConfig, hidden=128, dim=64, momentum=0.99, views=ViewsConfig())
+BYOLConfig = partial(methods.BYOLConfig, hidden=128, dim=64, momentum=0.99, views=ViewsConfig())
 DINOConfig = partial(
-    presets.DINOConfig,
+    methods.DINOConfig,
     hidden=128,
     head_norm=False,
     bottleneck=64,
@@ -110,7 +110,7 @@ DINOConfig = partial(
     local_views=ViewsConfig(),
 )
 MAEConfig = partial(
-    presets.MAEConfig,
+    methods.MAEConfig,
     mask_ratio=0.75,
     width=48,
     depth=1,
@@ -119,7 +119,7 @@ MAEConfig = partial(
     views=ViewsConfig(),
 )
 SupervisedConfig = partial(
-    presets.SupervisedConfig,
+    methods.SupervisedConfig,
     loss="cross_entropy",
     hidden=128,
     dim=64,
@@ -127,10 +127,10 @@ SupervisedConfig = partial(
     views=ViewsConfig(),
 )
 JudgeConfig = partial(
-    presets.JudgeConfig, per_class=10, fractions=(), draws=3, fine_tune=False, pixels=False
+    evaluate.JudgeConfig, per_class=10, fractions=(), draws=3, fine_tune=False, pixels=False
 )
 FineTuneConfig = partial(
-    presets.FineTuneConfig,
+    evaluate.FineTuneConfig,
     steps=600,
     batch_size=50,
     lr=3e-3,

@@ -8,13 +8,13 @@ import torch
 
 pytest.importorskip("lightly", reason="the benchmarks compare with lightly")
 
-from benchmarks import __main__ as main
-from benchmarks import captions, chunks, masked, overhead, pictures, step, views
+from benchmarks import __main__ as main, captions, chunks, masked, overhead, pictures, step, views
 from benchmarks.alternate import Ratio, alternate, ratio
 from benchmarks.examples import counting, failing
 from benchmarks.report import Report, table
 
-from cmssf_lib.presets import ViewsConfig, preset
+from cmssf_lib.presets import preset
+from cmssf_lib.views import ViewsConfig
 
 
 def collected(side, settings) -> list:

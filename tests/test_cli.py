@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from cmssf_lib import cli
-from cmssf_lib.build import build, preset_of, run_config
-from cmssf_lib.build import trained as trained_method
+from cmssf_lib.build import build, preset_of, run_config, trained as trained_method
 from cmssf_lib.cli import training
 from cmssf_lib.data import digit_scenes, load
 from cmssf_lib.evaluate import probe_report, report

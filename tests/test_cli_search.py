@@ -16,10 +16,11 @@ from cmssf_lib.build import run_config
 from cmssf_lib.data import digit_scenes, load
 from cmssf_lib.encoders import ImageEncoder
 from cmssf_lib.methods import SimCLR
-from cmssf_lib.presets import METHODS, QUICK, ViewsConfig
+from cmssf_lib.presets import METHODS, QUICK
 from cmssf_lib.runs import Run
 from cmssf_lib.share import Index, from_pretrained, save_pretrained
 from cmssf_lib.train import fit
+from cmssf_lib.views import ViewsConfig
 
 
 def save_model(folder: Path, seed: int) -> None:

@@ -19,8 +19,8 @@ from cmssf_lib.losses import (
 )
 from cmssf_lib.methods import CMSSF
 from cmssf_lib.methods.cmssf import LOSSES, MAX_SCALE
-from cmssf_lib.presets import ViewsConfig
 from cmssf_lib.train import make_optimizer
+from cmssf_lib.views import ViewsConfig
 
 VISION = VisionConfig(kind="plain", image_size=16, patch_size=4, width=32, depth=1, heads=2)
 TEXT = TextConfig(width=32, depth=1, heads=2, max_length=16)

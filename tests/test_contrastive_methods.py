@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from settings import MoCoConfig, SimCLRConfig, SupervisedConfig, TrainConfig, VisionConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmssf_lib import presets
+from cmssf_lib import methods
 from cmssf_lib.data import digit_scenes
 from cmssf_lib.data.batch import make_batch
 from cmssf_lib.encoders import ImageEncoder
@@ -26,9 +25,9 @@ from cmssf_lib.methods import (
     momentum_schedule,
     momentum_update,
 )
-from cmssf_lib.presets import ViewsConfig
 from cmssf_lib.train import diagnose, effective_rank, feature_std, make_optimizer
 from cmssf_lib.train.watch import signs_of_collapse
+from cmssf_lib.views import ViewsConfig
 
 VISION = VisionConfig(image_size=16, width=32, depth=1, heads=2, norm="group")
 BATCH_NORM = dataclasses.replace(VISION, norm="batch")
@@ -55,9 +54,9 @@ def batch(scenes):
 def new(config, vision: VisionConfig = VISION, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     encoder = ImageEncoder(vision)
-    if isinstance(config, presets.SupervisedConfig):
+    if isinstance(config, methods.SupervisedConfig):
         return Supervised(encoder, config, 10)
-    return (SimCLR if isinstance(config, presets.SimCLRConfig) else MoCo)(encoder, config)
+    return (SimCLR if isinstance(config, methods.SimCLRConfig) else MoCo)(encoder, config)
 
 
 def loss(method: nn.Module, batch, seed: int = 0) -> dict[str, Tensor]:

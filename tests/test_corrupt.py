@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from cmssf_lib.data import ImageTextData, changes, delayed, mispaired, noisy_pixels, noisy_sounds
 from cmssf_lib.data.scenes import SAMPLE_RATE, SOUND_SECONDS, TONE_SECONDS, tones

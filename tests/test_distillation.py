@@ -5,8 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from settings import BYOLConfig, DINOConfig, TrainConfig, VisionConfig
 from torch import Tensor, nn
 
@@ -15,8 +14,8 @@ from cmssf_lib.data.batch import make_batch
 from cmssf_lib.encoders import ImageEncoder
 from cmssf_lib.losses import byol_loss, dino_loss, update_centre
 from cmssf_lib.methods import BYOL, DINO
-from cmssf_lib.presets import ViewsConfig
 from cmssf_lib.train import fit
+from cmssf_lib.views import ViewsConfig
 
 VISION = VisionConfig(kind="conv_stem", image_size=16, width=16, depth=1, heads=2)
 VIEWS = ViewsConfig(area=(0.6, 1.4), turn=0.3)

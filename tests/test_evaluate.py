@@ -6,9 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from hypothesis import given, settings as hypothesis_settings, strategies as st
 from settings import CMSSFConfig, TextConfig, VisionConfig, new_cmssf
 from tensor_sizes import LargestTensor
 from torch import Tensor, nn
@@ -38,7 +36,7 @@ from cmssf_lib.evaluate import (
 )
 from cmssf_lib.losses import duplicate_floor, image_text_loss
 from cmssf_lib.methods import CMSSF
-from cmssf_lib.presets import ViewsConfig
+from cmssf_lib.views import ViewsConfig
 
 
 def rows(seed: int, n: int, dim: int) -> Tensor:

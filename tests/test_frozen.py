@@ -10,8 +10,8 @@ from settings import CMSSFConfig, TextConfig, TrainConfig, VisionConfig, new_cms
 from cmssf_lib import evaluate, train
 from cmssf_lib.cli import main
 from cmssf_lib.data import batches, digit_scenes
-from cmssf_lib.presets import ViewsConfig
 from cmssf_lib.runs import Run
+from cmssf_lib.views import ViewsConfig
 
 VISION = VisionConfig(image_size=12, width=16, depth=1, heads=2)  # with batch norm
 TEXT = TextConfig(width=16, depth=1, heads=2)

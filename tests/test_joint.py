@@ -19,10 +19,11 @@ from cmssf_lib.build import build, image_encoder, preset_of, run_config, trained
 from cmssf_lib.data import batches, digit_scenes
 from cmssf_lib.encoders import ConvStem, ImageEncoder, load_weights
 from cmssf_lib.methods import DINO, SimCLR
-from cmssf_lib.presets import QUICK, ViewsConfig
+from cmssf_lib.presets import QUICK
 from cmssf_lib.runs import Run
 from cmssf_lib.share import fingerprint, from_pretrained, save_pretrained
 from cmssf_lib.train import fit
+from cmssf_lib.views import ViewsConfig
 
 VISION = VisionConfig(image_size=12, width=16, depth=1, heads=2)
 TEXT = TextConfig(width=16, depth=1, heads=2)

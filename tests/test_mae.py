@@ -5,8 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from settings import MAEConfig, TrainConfig, VisionConfig
 
 from cmssf_lib.build import build, run_config
@@ -17,9 +16,10 @@ from cmssf_lib.encoders import ImageEncoder
 from cmssf_lib.losses import mae_loss, normalise_patches, patchify, unpatchify
 from cmssf_lib.methods import MAE
 from cmssf_lib.methods.mae import sincos
-from cmssf_lib.presets import QUICK, ViewsConfig
+from cmssf_lib.presets import QUICK
 from cmssf_lib.runs import Run
 from cmssf_lib.train import fit
+from cmssf_lib.views import ViewsConfig
 
 PLAIN = VisionConfig(kind="plain", image_size=16, width=16, depth=1, heads=2)
 STEM = dataclasses.replace(PLAIN, kind="conv_stem")

@@ -8,8 +8,9 @@ import torch
 
 from cmssf_lib.build import build, preset_of
 from cmssf_lib.data import ImageTextData, batches
-from cmssf_lib.presets import PRESETS, ViewsConfig, preset, start
+from cmssf_lib.presets import PRESETS, preset, start
 from cmssf_lib.train import flops_per_picture
+from cmssf_lib.views import ViewsConfig
 
 SECTIONS = ("data", "vision", "text", "cmssf", "train")
 

@@ -6,9 +6,7 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from hypothesis import given, settings as hypothesis_settings, strategies as st
 from settings import CMSSFConfig, FineTuneConfig, TextConfig, VisionConfig, new_cmssf
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
@@ -30,8 +28,8 @@ from cmssf_lib.evaluate import (
     probe_report,
 )
 from cmssf_lib.methods import Method
-from cmssf_lib.presets import ViewsConfig
 from cmssf_lib.runs import Run
+from cmssf_lib.views import ViewsConfig
 
 NAMES = ("red", "green", "blue")
 

@@ -38,10 +38,11 @@ from cmssf_lib.machine import (
 )
 from cmssf_lib.methods import DINO, SimCLR
 from cmssf_lib.methods.cmssf import LOSSES
-from cmssf_lib.presets import QUICK, ViewsConfig
+from cmssf_lib.presets import QUICK
 from cmssf_lib.runs import Run
 from cmssf_lib.train import fit
 from cmssf_lib.train.steps import require_one_model
+from cmssf_lib.views import ViewsConfig
 
 TWO = 2
 VISION = VisionConfig(image_size=12, width=16, depth=1, heads=2, norm="group")

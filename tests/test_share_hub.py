@@ -15,9 +15,9 @@ from transformers import BertConfig, BertModel
 
 from cmssf_lib.encoders import word_tokenizer
 from cmssf_lib.methods import CMSSF
-from cmssf_lib.presets import ViewsConfig
 from cmssf_lib.runs import Run
 from cmssf_lib.share import fingerprint, from_pretrained, push_to_hub, save_pretrained
+from cmssf_lib.views import ViewsConfig
 
 CAPTIONS = ("a photo of a red seven", "a photo of an ox, sleeping", "two  Words")
 VISION = VisionConfig(image_size=16, width=32, depth=1, heads=2, mean=(0.1, 0.2, 0.3))

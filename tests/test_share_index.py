@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from settings import CMSSFConfig, SimCLRConfig, TextConfig, VisionConfig, new_cmssf
@@ -22,18 +21,18 @@ from torch import Tensor
 from cmssf_lib.encoders import ImageEncoder
 from cmssf_lib.evaluate import embed_texts, zero_shot, zero_shot_prompts
 from cmssf_lib.methods import CMSSF, SimCLR
-from cmssf_lib.presets import ViewsConfig
 from cmssf_lib.share import (
     Changes,
     Index,
     fingerprint,
     folder,
     from_pretrained,
+    index as index_module,
     index_folder,
     nearest,
     save_pretrained,
 )
-from cmssf_lib.share import index as index_module
+from cmssf_lib.views import ViewsConfig
 
 SIDE = 8  # of the pictures that the encoder works at
 

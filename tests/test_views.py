@@ -5,11 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch.nn import functional as F
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as tv
+from torchvision.transforms import InterpolationMode, functional as tv
 
 from cmssf_lib.methods import kept_patches, patch_mask
 from cmssf_lib.views import (
@@ -18,6 +16,7 @@ from cmssf_lib.views import (
     affine,
     as_float,
     colour_jitter,
+    colours as colours_module,
     erase,
     grey,
     greyscale,
@@ -27,7 +26,6 @@ from cmssf_lib.views import (
     solarise,
     turn_hue,
 )
-from cmssf_lib.views import colours as colours_module
 from cmssf_lib.views.geometry import sample
 
 # Every change that `Views` knows, with its full strength: what can go wrong, goes wrong here.

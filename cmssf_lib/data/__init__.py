@@ -10,55 +10,38 @@ import os
 from dataclasses import dataclass
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from cmssf_lib.captions import CIFAR10_CLUES, DIGIT_CLUES
-from cmssf_lib.data.batch import Batch, batches, make_batch, step_seed
-from cmssf_lib.data.changes import (
-    MATCHES,
-    delayed,
-    match_table,
-    mispaired,
-    noisy_pixels,
-    noisy_sounds,
-    with_class_captions,
-    with_clues,
-    with_tones,
+from cmssf_lib.captions import CIFAR10_CLUES as CIFAR10_CLUES, DIGIT_CLUES as DIGIT_CLUES
+from cmssf_lib.data.batch import (
+    Batch as Batch,
+    batches as batches,
+    make_batch as make_batch,
+    step_seed as step_seed,
 )
-from cmssf_lib.data.image_text import ImageTextData, Splits
-from cmssf_lib.data.photos import cifar10, image_folder, read_captions
-from cmssf_lib.data.questions import ANSWERS, QUESTION_KINDS, ask, digit_questions, question_table
-from cmssf_lib.data.scenes import digit_scenes, require_deviation, tones
-
-__all__ = [
-    "ANSWERS",
-    "CIFAR10_CLUES",
-    "DIGIT_CLUES",
-    "MATCHES",
-    "QUESTION_KINDS",
-    "Batch",
-    "DataConfig",
-    "ImageTextData",
-    "Splits",
-    "ask",
-    "batches",
-    "cifar10",
-    "delayed",
-    "digit_questions",
-    "digit_scenes",
-    "image_folder",
-    "load",
-    "make_batch",
-    "match_table",
-    "mispaired",
-    "noisy_pixels",
-    "noisy_sounds",
-    "question_table",
-    "read_captions",
-    "step_seed",
-    "tones",
-    "with_class_captions",
-    "with_clues",
-    "with_tones",
-]
+from cmssf_lib.data.changes import (
+    MATCHES as MATCHES,
+    delayed as delayed,
+    match_table as match_table,
+    mispaired as mispaired,
+    noisy_pixels as noisy_pixels,
+    noisy_sounds as noisy_sounds,
+    with_class_captions as with_class_captions,
+    with_clues as with_clues,
+    with_tones as with_tones,
+)
+from cmssf_lib.data.image_text import ImageTextData as ImageTextData, Splits as Splits
+from cmssf_lib.data.photos import (
+    cifar10 as cifar10,
+    image_folder as image_folder,
+    read_captions as read_captions,
+)
+from cmssf_lib.data.questions import (
+    ANSWERS as ANSWERS,
+    QUESTION_KINDS as QUESTION_KINDS,
+    ask as ask,
+    digit_questions as digit_questions,
+    question_table as question_table,
+)
+from cmssf_lib.data.scenes import digit_scenes as digit_scenes, require_deviation, tones as tones
 
 
 @dataclass(frozen=True)

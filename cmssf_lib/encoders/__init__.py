@@ -5,24 +5,18 @@ the book needs around them: sizes and pixel statistics, a convolutional stem, ca
 strings, and errors that say what to do.
 """
 
-from cmssf_lib.encoders.audio import AudioTokens, log_mel
-from cmssf_lib.encoders.backbone import ConvStem, VisionConfig
-from cmssf_lib.encoders.text import TextConfig, TextEncoder, tokenize, word_tokenizer
-from cmssf_lib.encoders.vision import BatchNormHead, ImageEncoder, ProjectionHead, cls_attention
-from cmssf_lib.encoders.weights import load_weights
-
-__all__ = [
-    "AudioTokens",
-    "BatchNormHead",
-    "ConvStem",
-    "ImageEncoder",
-    "ProjectionHead",
-    "TextConfig",
-    "TextEncoder",
-    "VisionConfig",
-    "cls_attention",
-    "load_weights",
-    "log_mel",
-    "tokenize",
-    "word_tokenizer",
-]
+from cmssf_lib.encoders.audio import AudioTokens as AudioTokens, log_mel as log_mel
+from cmssf_lib.encoders.backbone import ConvStem as ConvStem, VisionConfig as VisionConfig
+from cmssf_lib.encoders.text import (
+    TextConfig as TextConfig,
+    TextEncoder as TextEncoder,
+    tokenize as tokenize,
+    word_tokenizer as word_tokenizer,
+)
+from cmssf_lib.encoders.vision import (
+    BatchNormHead as BatchNormHead,
+    ImageEncoder as ImageEncoder,
+    ProjectionHead as ProjectionHead,
+    cls_attention as cls_attention,
+)
+from cmssf_lib.encoders.weights import load_weights as load_weights

@@ -18,92 +18,55 @@ from torch import Tensor
 
 from cmssf_lib.data import ImageTextData, Splits, batches
 from cmssf_lib.evaluate.embeddings import (
-    Embeddings,
-    class_captions,
-    embed,
-    embed_features,
-    embed_images,
-    embed_mirrored,
-    embed_prompts,
-    embed_texts,
-    zero_shot_prompts,
-    zero_shot_prompts_from_captions,
+    Embeddings as Embeddings,
+    class_captions as class_captions,
+    embed as embed,
+    embed_features as embed_features,
+    embed_images as embed_images,
+    embed_mirrored as embed_mirrored,
+    embed_prompts as embed_prompts,
+    embed_texts as embed_texts,
+    zero_shot_prompts as zero_shot_prompts,
+    zero_shot_prompts_from_captions as zero_shot_prompts_from_captions,
 )
-from cmssf_lib.evaluate.few_labels import probe_report
+from cmssf_lib.evaluate.few_labels import probe_report as probe_report
 from cmssf_lib.evaluate.finetune import (
-    FineTuneConfig,
-    FineTuned,
-    fine_tune,
-    fine_tune_report,
+    FineTuneConfig as FineTuneConfig,
+    FineTuned as FineTuned,
+    fine_tune as fine_tune,
+    fine_tune_report as fine_tune_report,
 )
 from cmssf_lib.evaluate.linear import (
-    JudgeConfig,
-    Probe,
-    few_labels,
-    label_draws,
-    linear_probe,
-    pixel_features,
+    JudgeConfig as JudgeConfig,
+    Probe as Probe,
+    few_labels as few_labels,
+    label_draws as label_draws,
+    linear_probe as linear_probe,
+    pixel_features as pixel_features,
 )
 from cmssf_lib.evaluate.neighbours import (
-    accuracy,
-    confusion,
-    knn,
-    nearest_pixels,
-    usual_k,
-    zero_shot,
+    accuracy as accuracy,
+    confusion as confusion,
+    knn as knn,
+    nearest_pixels as nearest_pixels,
+    usual_k as usual_k,
+    zero_shot as zero_shot,
 )
-from cmssf_lib.evaluate.retrieval import exact_caption_retrieval, pair_similarity, retrieval
+from cmssf_lib.evaluate.retrieval import (
+    exact_caption_retrieval as exact_caption_retrieval,
+    pair_similarity as pair_similarity,
+    retrieval as retrieval,
+)
 from cmssf_lib.evaluate.robustness import (
-    caption_ceiling,
-    fusion_monitor,
-    fusion_report,
-    joint_ceiling,
-    output_fusion_ceiling,
-    single_ceiling,
+    caption_ceiling as caption_ceiling,
+    fusion_monitor as fusion_monitor,
+    fusion_report as fusion_report,
+    joint_ceiling as joint_ceiling,
+    output_fusion_ceiling as output_fusion_ceiling,
+    single_ceiling as single_ceiling,
 )
 from cmssf_lib.methods import CMSSF
 from cmssf_lib.methods.base import evaluating
-
-__all__ = [
-    "Embeddings",
-    "FineTuneConfig",
-    "FineTuned",
-    "JudgeConfig",
-    "Probe",
-    "accuracy",
-    "caption_ceiling",
-    "class_captions",
-    "confusion",
-    "embed",
-    "embed_features",
-    "embed_images",
-    "embed_mirrored",
-    "embed_prompts",
-    "embed_texts",
-    "exact_caption_retrieval",
-    "few_labels",
-    "fine_tune",
-    "fine_tune_report",
-    "fusion_monitor",
-    "fusion_report",
-    "joint_ceiling",
-    "knn",
-    "label_draws",
-    "linear_probe",
-    "monitor",
-    "nearest_pixels",
-    "output_fusion_ceiling",
-    "pair_similarity",
-    "pixel_features",
-    "probe_report",
-    "report",
-    "retrieval",
-    "single_ceiling",
-    "usual_k",
-    "zero_shot",
-    "zero_shot_prompts",
-    "zero_shot_prompts_from_captions",
-]
 
 
 def report(

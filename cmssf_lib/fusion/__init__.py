@@ -7,33 +7,22 @@ again on the way (`CoAttention`). The first and the last have one encoder for al
 the other two one for each modality (`separate.py`). `FusionClassifier` is what `fit` trains.
 """
 
-from cmssf_lib.fusion.classifier import RULES, FusionClassifier
-from cmssf_lib.fusion.inputs import FusionConfig, collect_masks, hide
-from cmssf_lib.fusion.joint import (
-    CoAttention,
-    CoAttentionLayer,
-    CrossAttention,
-    EarlyFusion,
-    mean_token,
+from cmssf_lib.fusion.classifier import RULES as RULES, FusionClassifier as FusionClassifier
+from cmssf_lib.fusion.inputs import (
+    FusionConfig as FusionConfig,
+    collect_masks as collect_masks,
+    hide as hide,
 )
-from cmssf_lib.fusion.separate import FeatureFusion, LateFusion, weighted_mean
-from cmssf_lib.fusion.streams import Attention, Block, attention
-
-__all__ = [
-    "RULES",
-    "Attention",
-    "Block",
-    "CoAttention",
-    "CoAttentionLayer",
-    "CrossAttention",
-    "EarlyFusion",
-    "FeatureFusion",
-    "FusionClassifier",
-    "FusionConfig",
-    "LateFusion",
-    "attention",
-    "collect_masks",
-    "hide",
-    "mean_token",
-    "weighted_mean",
-]
+from cmssf_lib.fusion.joint import (
+    CoAttention as CoAttention,
+    CoAttentionLayer as CoAttentionLayer,
+    CrossAttention as CrossAttention,
+    EarlyFusion as EarlyFusion,
+    mean_token as mean_token,
+)
+from cmssf_lib.fusion.separate import (
+    FeatureFusion as FeatureFusion,
+    LateFusion as LateFusion,
+    weighted_mean as weighted_mean,
+)
+from cmssf_lib.fusion.streams import Attention as Attention, Block as Block, attention as attention

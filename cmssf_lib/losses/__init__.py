@@ -9,43 +9,26 @@ methods. Every loss computes in float32 at least, whatever precision it is given
 """
 
 from cmssf_lib.losses.clip import (
-    duplicate_floor,
-    excess_loss,
-    expected_floor,
-    image_text_loss,
-    masked_loss,
-    multi_positive_loss,
+    duplicate_floor as duplicate_floor,
+    excess_loss as excess_loss,
+    expected_floor as expected_floor,
+    image_text_loss as image_text_loss,
+    masked_loss as masked_loss,
+    multi_positive_loss as multi_positive_loss,
 )
-from cmssf_lib.losses.precision import require_temperature
-from cmssf_lib.losses.two_views import moco_loss, nt_xent, supcon_loss
+from cmssf_lib.losses.precision import require_temperature as require_temperature
+from cmssf_lib.losses.two_views import (
+    moco_loss as moco_loss,
+    nt_xent as nt_xent,
+    supcon_loss as supcon_loss,
+)
 from cmssf_lib.losses.without_negatives import (
-    EPSILON,
-    byol_loss,
-    dino_loss,
-    mae_loss,
-    normalise_patches,
-    patchify,
-    unpatchify,
-    update_centre,
+    EPSILON as EPSILON,
+    byol_loss as byol_loss,
+    dino_loss as dino_loss,
+    mae_loss as mae_loss,
+    normalise_patches as normalise_patches,
+    patchify as patchify,
+    unpatchify as unpatchify,
+    update_centre as update_centre,
 )
-
-__all__ = [
-    "EPSILON",
-    "byol_loss",
-    "dino_loss",
-    "duplicate_floor",
-    "excess_loss",
-    "expected_floor",
-    "image_text_loss",
-    "mae_loss",
-    "masked_loss",
-    "moco_loss",
-    "multi_positive_loss",
-    "normalise_patches",
-    "nt_xent",
-    "patchify",
-    "require_temperature",
-    "supcon_loss",
-    "unpatchify",
-    "update_centre",
-]

@@ -14,78 +14,47 @@ from statistics import median
 
 from cmssf_lib.machine import machines
 from cmssf_lib.plots.comparisons import (
-    accuracy_over,
-    accuracy_points,
-    claimed_and_measured,
-    robustness_curves,
-    setting_sweeps,
+    accuracy_over as accuracy_over,
+    accuracy_points as accuracy_points,
+    claimed_and_measured as claimed_and_measured,
+    robustness_curves as robustness_curves,
+    setting_sweeps as setting_sweeps,
 )
 from cmssf_lib.plots.curves import (
-    LiveLoss,
-    loss_curves,
-    retrieval_curve,
-    run_curves,
-    similarity_curves,
+    LiveLoss as LiveLoss,
+    loss_curves as loss_curves,
+    retrieval_curve as retrieval_curve,
+    run_curves as run_curves,
+    similarity_curves as similarity_curves,
 )
 from cmssf_lib.plots.diagrams import (
-    cmssf_diagram,
-    co_attention_diagram,
-    masked_autoencoder_diagram,
-    pairs_on_circle,
+    cmssf_diagram as cmssf_diagram,
+    co_attention_diagram as co_attention_diagram,
+    masked_autoencoder_diagram as masked_autoencoder_diagram,
+    pairs_on_circle as pairs_on_circle,
 )
 from cmssf_lib.plots.overlays import (
-    attention_maps,
-    attention_pixels,
-    cls_attention_grid,
-    masked_pictures,
-    reconstructions,
+    attention_maps as attention_maps,
+    attention_pixels as attention_pixels,
+    cls_attention_grid as cls_attention_grid,
+    masked_pictures as masked_pictures,
+    reconstructions as reconstructions,
 )
 from cmssf_lib.plots.pictures import (
-    caption_grid,
-    image_grid,
-    retrieval_gallery,
-    tone_panels,
-    views_grid,
+    caption_grid as caption_grid,
+    image_grid as image_grid,
+    retrieval_gallery as retrieval_gallery,
+    tone_panels as tone_panels,
+    views_grid as views_grid,
 )
-from cmssf_lib.plots.similarities import confusion_matrix, losses_by_batch, pair_matrices, tsne
-from cmssf_lib.plots.style import COLOURS, Picture, panels
+from cmssf_lib.plots.similarities import (
+    confusion_matrix as confusion_matrix,
+    losses_by_batch as losses_by_batch,
+    pair_matrices as pair_matrices,
+    tsne as tsne,
+)
+from cmssf_lib.plots.style import COLOURS as COLOURS, Picture as Picture, panels as panels
 from cmssf_lib.runs import Run
-
-__all__ = [
-    "COLOURS",
-    "LiveLoss",
-    "Picture",
-    "RunCard",
-    "accuracy_over",
-    "accuracy_points",
-    "attention_maps",
-    "attention_pixels",
-    "caption_grid",
-    "claimed_and_measured",
-    "cls_attention_grid",
-    "cmssf_diagram",
-    "co_attention_diagram",
-    "confusion_matrix",
-    "image_grid",
-    "loss_curves",
-    "losses_by_batch",
-    "masked_autoencoder_diagram",
-    "masked_pictures",
-    "pair_matrices",
-    "pairs_on_circle",
-    "panels",
-    "reconstructions",
-    "retrieval_curve",
-    "retrieval_gallery",
-    "robustness_curves",
-    "run_curves",
-    "setting_sweeps",
-    "similarity_curves",
-    "tone_panels",
-    "tsne",
-    "views_grid",
-]
-
 
 SEED = re.compile(r"-s(\d+)$")  # ends the name of a run that was made with several seeds
 HEAD = ("run", "seeds", "epochs", "minutes each", "machine", "made again by")

@@ -12,53 +12,11 @@ import os
 
 import torch
 
-from cmssf_lib.data import DataConfig
-from cmssf_lib.encoders import TextConfig, VisionConfig
-from cmssf_lib.evaluate import FineTuneConfig, JudgeConfig
-from cmssf_lib.fusion import FusionConfig
-from cmssf_lib.methods import (
-    BYOLConfig,
-    CMSSFConfig,
-    DINOConfig,
-    MAEConfig,
-    MoCoConfig,
-    SimCLRConfig,
-    SupervisedConfig,
-)
 from cmssf_lib.presets import paper, quick, standard
-from cmssf_lib.presets.paper import PAPER
-from cmssf_lib.presets.preset import METHODS, Preset, sections
-from cmssf_lib.presets.quick import QUICK
-from cmssf_lib.presets.standard import STANDARD
-from cmssf_lib.train import TrainConfig
-from cmssf_lib.views import ViewsConfig
-
-__all__ = [
-    "METHODS",
-    "PAPER",
-    "PRESETS",
-    "QUICK",
-    "STANDARD",
-    "BYOLConfig",
-    "CMSSFConfig",
-    "DINOConfig",
-    "DataConfig",
-    "FineTuneConfig",
-    "FusionConfig",
-    "JudgeConfig",
-    "MAEConfig",
-    "MoCoConfig",
-    "Preset",
-    "SimCLRConfig",
-    "SupervisedConfig",
-    "TextConfig",
-    "TrainConfig",
-    "ViewsConfig",
-    "VisionConfig",
-    "preset",
-    "sections",
-    "start",
-]
+from cmssf_lib.presets.paper import PAPER as PAPER
+from cmssf_lib.presets.preset import METHODS as METHODS, Preset as Preset, sections as sections
+from cmssf_lib.presets.quick import QUICK as QUICK
+from cmssf_lib.presets.standard import STANDARD as STANDARD
 
 #: Of CMSSF; what other methods change stands in the files of the three sizes.
 PRESETS: dict[str, Preset] = {"quick": QUICK, "standard": STANDARD, "paper": PAPER}

@@ -11,19 +11,17 @@ to a sentence, and is kept in a file. `nearest` is the search alone, on any vect
         print(hit.similarity, hit.file)
 """
 
-from cmssf_lib.share.folder import index_folder
-from cmssf_lib.share.hub import fingerprint, from_pretrained, push_to_hub, save_pretrained
-from cmssf_lib.share.index import Changes, Hit, Index, Picture, nearest
-
-__all__ = [
-    "Changes",
-    "Hit",
-    "Index",
-    "Picture",
-    "fingerprint",
-    "from_pretrained",
-    "index_folder",
-    "nearest",
-    "push_to_hub",
-    "save_pretrained",
-]
+from cmssf_lib.share.folder import index_folder as index_folder
+from cmssf_lib.share.hub import (
+    fingerprint as fingerprint,
+    from_pretrained as from_pretrained,
+    push_to_hub as push_to_hub,
+    save_pretrained as save_pretrained,
+)
+from cmssf_lib.share.index import (
+    Changes as Changes,
+    Hit as Hit,
+    Index as Index,
+    Picture as Picture,
+    nearest as nearest,
+)

@@ -4,35 +4,22 @@
 what is looked at meanwhile, `cost` what it takes, and the cache for a tower that does not learn.
 """
 
-from cmssf_lib.train.cost import cache_features, flops_per_picture
-from cmssf_lib.train.loop import fit
+from cmssf_lib.train.cost import (
+    cache_features as cache_features,
+    flops_per_picture as flops_per_picture,
+)
+from cmssf_lib.train.loop import fit as fit
 from cmssf_lib.train.steps import (
-    TrainConfig,
-    learning_rate,
-    make_optimizer,
-    round_weights,
+    TrainConfig as TrainConfig,
+    learning_rate as learning_rate,
+    make_optimizer as make_optimizer,
+    round_weights as round_weights,
 )
 from cmssf_lib.train.watch import (
-    OVERHEAD,
-    CollapseWarning,
-    Stopwatch,
-    diagnose,
-    effective_rank,
-    feature_std,
+    OVERHEAD as OVERHEAD,
+    CollapseWarning as CollapseWarning,
+    Stopwatch as Stopwatch,
+    diagnose as diagnose,
+    effective_rank as effective_rank,
+    feature_std as feature_std,
 )
-
-__all__ = [
-    "OVERHEAD",
-    "CollapseWarning",
-    "Stopwatch",
-    "TrainConfig",
-    "cache_features",
-    "diagnose",
-    "effective_rank",
-    "feature_std",
-    "fit",
-    "flops_per_picture",
-    "learning_rate",
-    "make_optimizer",
-    "round_weights",
-]

@@ -12,38 +12,21 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from cmssf_lib.views.colours import (
-    LUMA,
+    LUMA as LUMA,
     Images,
-    as_float,
-    colour_jitter,
-    grey,
-    greyscale,
-    solarise,
-    turn_hue,
+    as_float as as_float,
+    colour_jitter as colour_jitter,
+    grey as grey,
+    greyscale as greyscale,
+    solarise as solarise,
+    turn_hue as turn_hue,
 )
 from cmssf_lib.views.geometry import (
-    affine,
-    erase,
-    mirror,
-    pixel_shift,
+    affine as affine,
+    erase as erase,
+    mirror as mirror,
+    pixel_shift as pixel_shift,
 )
-
-__all__ = [
-    "LUMA",
-    "Views",
-    "ViewsConfig",
-    "affine",
-    "as_float",
-    "colour_jitter",
-    "erase",
-    "grey",
-    "greyscale",
-    "mirror",
-    "multi_crop",
-    "pixel_shift",
-    "solarise",
-    "turn_hue",
-]
 
 
 @dataclass(frozen=True)

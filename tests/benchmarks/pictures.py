@@ -8,8 +8,9 @@ import torch
 from lightly.transforms import SimCLRTransform
 from PIL import Image
 
-from cmssf_lib.data import ImageTextData, load
-from cmssf_lib.presets import DataConfig, Preset, ViewsConfig, preset
+from cmssf_lib.data import DataConfig, ImageTextData, load
+from cmssf_lib.presets import Preset, preset
+from cmssf_lib.views import ViewsConfig
 
 
 def pictures(chosen: Preset, count: int) -> tuple[ImageTextData, str]:

@@ -11,7 +11,7 @@ from cmssf_lib.data.batch import make_batch
 from cmssf_lib.encoders import ImageEncoder
 from cmssf_lib.losses import moco_loss, supcon_loss
 from cmssf_lib.methods import MoCo, momentum_copy, momentum_schedule, momentum_update
-from cmssf_lib.presets import ViewsConfig
+from cmssf_lib.views import ViewsConfig
 
 TEMPERATURE = 0.2
 
