@@ -81,7 +81,7 @@ def every_figure(scenes) -> dict[str, plots.Picture]:
         "caption_grid": call(scenes, range(8)),
         "claimed_and_measured": call({"a": seeds}, {"a": 0.7}, beside={"a": "all labels"}),
         "cls_attention_grid": call(images, {"head 1": torch.rand(6, 16)}),
-        "cmssf_diagram": call(labels, labels, frozen=True),
+        "cmssf_diagram": call(labels, labels),
         "co_attention_diagram": call(),
         "confusion_matrix": call(torch.tensor([[9, 1], [3, 7]]), ["cat", "dog"]),
         "image_grid": call(images),
@@ -164,6 +164,12 @@ def test_the_same_call_gives_the_same_bytes(scenes, drawn):
     torch.manual_seed(0)
     for name, figure in every_figure(scenes).items():
         assert figure._repr_png_() == drawn[name][1], name
+
+
+def test_the_style_sheet_says_nothing_that_matplotlib_does_not_know():
+    lines = plots.style.SHEET.read_text(encoding="utf-8").splitlines()
+    settings = [x.split(":")[0] for x in lines if x and not x.startswith("#")]
+    assert sorted(plots.style.STYLE) == sorted(settings)
 
 
 def luminance(colour: str) -> float:

@@ -1,4 +1,4 @@
-"""Drawings: that they show what they are given, name their parts, and mark what is frozen."""
+"""Drawings: that they show what they are given, and name their parts."""
 
 import numpy as np
 import pytest
@@ -32,22 +32,10 @@ def test_each_part_is_there_once_a_row():
     assert found.count("projection\nhead") == 2
     for part in ("picture", "caption", "vision\ntransformer", "text\ntransformer", "loss"):
         assert found.count(part) == 1
-    assert "frozen" not in found
 
 
-def test_only_a_frozen_encoder_is_dashed_and_says_so():
-    def dashed(figure) -> list[bool]:
-        return [patch.get_linestyle() == "--" for patch in figure.axes[0].patches]
-
-    assert not any(dashed(plots.cmssf_diagram(IMAGE, TEXT)))
-    frozen = plots.cmssf_diagram(IMAGE, TEXT, frozen=True)
-    assert sum(dashed(frozen)) == 1
-    assert written(frozen).count("frozen") == 1
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_the_drawing_fits_the_column_and_nothing_is_cut_off(frozen):
-    assert_page(lambda: plots.cmssf_diagram(IMAGE, TEXT, frozen=frozen))
+def test_the_drawing_fits_the_column_and_nothing_is_cut_off():
+    assert_page(lambda: plots.cmssf_diagram(IMAGE, TEXT))
 
 
 def test_a_row_needs_three_labels():

@@ -7,7 +7,8 @@ from drawn import assert_page
 
 from cmssf_lib import data, plots
 from cmssf_lib.encoders import ConvStem
-from cmssf_lib.plots.overlays import CHEQUERS, DARKEST
+from cmssf_lib.plots.overlays import DARKEST
+from cmssf_lib.plots.pictures import CHEQUERS
 
 SIZE = (16, 32)
 PICTURES = data.digit_scenes("plain", train=10, test=4).test.images[:3]

@@ -23,6 +23,7 @@ from cmssf_lib.plots.comparisons import (
 from cmssf_lib.plots.curves import (
     LiveLoss as LiveLoss,
     loss_curves as loss_curves,
+    losses_by_batch as losses_by_batch,
     retrieval_curve as retrieval_curve,
     run_curves as run_curves,
     similarity_curves as similarity_curves,
@@ -32,26 +33,23 @@ from cmssf_lib.plots.diagrams import (
     co_attention_diagram as co_attention_diagram,
     masked_autoencoder_diagram as masked_autoencoder_diagram,
     pairs_on_circle as pairs_on_circle,
+    tsne as tsne,
 )
 from cmssf_lib.plots.overlays import (
     attention_maps as attention_maps,
     attention_pixels as attention_pixels,
     cls_attention_grid as cls_attention_grid,
-    masked_pictures as masked_pictures,
+    confusion_matrix as confusion_matrix,
+    pair_matrices as pair_matrices,
     reconstructions as reconstructions,
 )
 from cmssf_lib.plots.pictures import (
     caption_grid as caption_grid,
     image_grid as image_grid,
+    masked_pictures as masked_pictures,
     retrieval_gallery as retrieval_gallery,
     tone_panels as tone_panels,
     views_grid as views_grid,
-)
-from cmssf_lib.plots.similarities import (
-    confusion_matrix as confusion_matrix,
-    losses_by_batch as losses_by_batch,
-    pair_matrices as pair_matrices,
-    tsne as tsne,
 )
 from cmssf_lib.plots.style import COLOURS as COLOURS, Picture as Picture, panels as panels
 from cmssf_lib.runs import Run

@@ -13,7 +13,6 @@ from cmssf_lib.plots import style
 Curve = tuple[Sequence[float], Sequence[Sequence[float]]]
 #: Name → accuracies, one a seed.
 Seeds = Mapping[str, Sequence[float]]
-Rows = Sequence[tuple[str, Seeds]]
 #: Name → accuracy.
 Levels = Mapping[str, float]
 
@@ -101,22 +100,21 @@ def setting_sweeps(
     Raises:
         ValueError: If there is nothing to draw, a value has no accuracy, or a usual one is missing.
     """
-    if not sweeps or not all(sweeps.values()):
-        raise ValueError("expected settings with their values; got none, or one without values")
+    style.require_some(sweeps, "expected settings with their values; got none")
     look = style.Look(style.COLOURS["blue"], "o", "-")
     figure, axes = _upright(len(sweeps), 2, 0.0)
     for panel, (setting, values) in zip(axes, sweeps.items(), strict=True):
-        for x, (value, found) in enumerate(values.items()):
-            _require_a_seed(f"{setting} {value}", found)
-            style.dots(panel, x, found, look, 24)
+        style.require_some(values, f"{setting} is a setting without values")
+        for value, found in values.items():
+            style.require_some(found, f"{setting} {value} has no accuracy: expected one a seed")
+            style.dots(panel, value, found, look, 24)
         means = {value: fmean(found) for value, found in values.items()}
-        panel.plot(range(len(means)), list(means.values()), color=look.colour, linewidth=1.2)
+        panel.plot(list(means), list(means.values()), color=look.colour, linewidth=1.2)
         if framed := usual.get(setting):
             if framed not in means:
                 raise ValueError(f"{setting} has no value {framed}; it has {', '.join(values)}")
-            style.hollow(panel, list(means).index(framed), means[framed], "s", 200)
+            style.hollow(panel, framed, means[framed], "s", 200)
         style.levels(panel, lines, above=False)
-        panel.set_xticks(range(len(values)), list(values))
         panel.set(xlim=(-0.4, len(values) - 0.6), xlabel=setting)
     return figure
 
@@ -180,8 +178,7 @@ def accuracy_over(
     Raises:
         ValueError: If there is no curve, a row lacks a value, or a place is not positive.
     """
-    if not curves:
-        raise ValueError("expected curves to draw; got none")
+    style.require_some(curves, "expected curves to draw; got none")
     figure, ((axes,),) = style.panels(height=3.9)
     look = style.looks(curves)
     axes.set(xlabel=xlabel, ylabel=ylabel)
@@ -205,7 +202,7 @@ def accuracy_over(
     else:
         axes.xaxis.set_major_formatter("{x:,g}")
     axes.set_ylim(bottom, 1.0)
-    style.percent(axes.yaxis)
+    axes.yaxis.set_major_formatter(style.percent)
     style.legend(figure, handlelength=3.2)
     return figure
 
@@ -214,33 +211,27 @@ def _upright(count: int, columns: int, over: float) -> tuple[Figure, list[Axes]]
     """Make panels with accuracy upwards, on one scale."""
     figure, axes = style.tiles(count, columns, 2.5, over, sharey=True)
     axes[0].set_ylim(0.0, 1.02)
-    style.percent(axes[0].yaxis)
+    axes[0].yaxis.set_major_formatter(style.percent)
     for panel in axes[::columns]:  # the first of each row
         panel.set_ylabel("right on the test set")
     return figure, axes
 
 
-def _rows(rows: Rows, height: float, left: float) -> tuple[Figure, Axes]:
+def _rows(rows: Sequence[tuple[str, Seeds]], height: float, left: float) -> tuple[Figure, Axes]:
     """Draw a row for each name, the first on top: series → accuracies, a point a seed."""
-    if not rows:
-        raise ValueError("expected something to compare; got none")
+    style.require_some(rows, "expected something to compare; got none")
     look = style.looks(series for _, found in rows for series in found)
     figure, ((axes,),) = style.panels(height=height)
     for y, (name, found) in enumerate(rows):
         for series, accuracies in found.items():
-            _require_a_seed(f"{name!r} ({series})", accuracies)
+            style.require_some(accuracies, f"{name!r} ({series}) has no accuracy")
             style.dots(axes, accuracies, y, look[series], label=series)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set(xlim=(left, 1.0), ylim=(len(rows) - 0.4, -0.6))
-    style.percent(axes.xaxis)
+    axes.xaxis.set_major_formatter(style.percent)
     return figure, axes
 
 
 def _write_beside(axes: Axes, y: float, text: str) -> None:
     """Write at the right of a row."""
     style.centred(axes, 1.01, y, text, ha="left", transform=axes.get_yaxis_transform())
-
-
-def _require_a_seed(what: str, accuracies: Sequence[float]) -> None:
-    if len(accuracies) == 0:
-        raise ValueError(f"{what} has no accuracy: expected one a seed")

@@ -1,10 +1,11 @@
-"""How runs went, epoch by epoch: losses, similarities, retrieval, and runs side by side."""
+"""How runs went, epoch by epoch: losses, similarities, retrieval; and losses by batch size."""
 
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -105,7 +106,7 @@ def retrieval_curve(run: Run, *, classes: int) -> Figure:
     style.levels(axes, {"ceiling: 100 %": 1.0}, 0.01, above=False)
     style.levels(axes, {f"chance: one in {classes}": 1 / classes}, 0.99)
     axes.set_ylim(0, 1.03)
-    style.percent(axes.yaxis)
+    axes.yaxis.set_major_formatter(style.percent)
     style.legend(figure, "upper", columns=2)
     return figure
 
@@ -134,22 +135,65 @@ def run_curves(
     """
     if not groups or not columns:
         raise ValueError(f"expected runs and columns; got {len(groups)} groups, {len(columns)}")
-    if empty := [name for name, runs in groups.items() if not runs]:
-        raise ValueError(f"{empty[0]!r} has no run: expected one a seed")
     look = style.looks(groups)
     figure, axes = style.tiles(len(columns), 2, 2.5, over=0.6)
     for panel, (column, label) in zip(axes, columns.items(), strict=True):
         for name, runs in groups.items():
-            first, *others = [dict(_logged(run, column)) for run in runs]
-            if epochs := [epoch for epoch in first if all(epoch in found for found in others)]:
-                rows = [[found[epoch] for epoch in epochs] for found in (first, *others)]
+            style.require_some(runs, f"{name!r} has no run: expected one a seed")
+            found = [dict(_logged(run, column)) for run in runs]
+            if epochs := [epoch for epoch in found[0] if all(epoch in values for values in found)]:
+                rows = [[values[epoch] for epoch in epochs] for values in found]
                 style.band(panel, epochs, rows, look[name], name)
         if not panel.has_data():
             known = sorted({key for runs in groups.values() for key in runs[0].history[-1]})
             raise ValueError(f"no run has a column {column!r}; there are {', '.join(known)}")
-        _name_axes(panel, label)
+        panel.set(xlabel="epoch", ylabel=label)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     style.levels(axes[0], lines)
     style.legend(figure, handlelength=3.2)
+    return figure
+
+
+@style.styled
+def losses_by_batch(
+    floors: Mapping[str, Mapping[int, float]],
+    points: Mapping[str, Mapping[int, Sequence[float]]] = style.NONE,
+    *,
+    lines: Mapping[str, float] = style.NONE,
+) -> Figure:
+    """Show losses over the size of the batch, between what guessing costs and their floors.
+
+    Guessing costs ln(batch size); it is drawn over all sizes that occur. Points that share a name
+    with a floor have its colour.
+
+    Args:
+        floors: Name → batch size → the least loss.
+        points: Name → batch size → losses: of batches, or of runs, one a seed.
+        lines: Name → loss, drawn as a dotted line across all sizes: a value reported elsewhere.
+
+    Raises:
+        ValueError: If there is nothing to draw, or points have a batch size without a loss.
+    """
+    sizes = sorted({size for curve in (*floors.values(), *points.values()) for size in curve})
+    style.require_some(sizes, "expected floors or points over batch sizes; got none")
+    look = style.looks([*floors, *points])
+    figure, ((axes,),) = style.panels()
+    axes.plot(sizes, np.log(sizes), ":", color=style.INK, linewidth=1.4, label="guessing")
+    for name, curve in floors.items():
+        line = {"ls": "-." if name in points else "--", "color": look[name].colour}
+        axes.plot(list(curve), list(curve.values()), linewidth=1.4, label=f"floor, {name}", **line)
+    for name, found in points.items():
+        for size, losses in found.items():
+            style.require_some(losses, f"{name!r} has no loss for batches of {size}")
+        x, y = zip(*((size, loss) for size in found for loss in found[size]), strict=True)
+        style.dots(axes, x, y, look[name], 26, zorder=3, label=name)
+    style.levels(axes, lines, 0.4)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel="pictures in a batch", ylabel="loss (nats)")
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    style.legend(figure, "upper", columns=2)
     return figure
 
 
@@ -191,13 +235,9 @@ def _over_epochs(run: Run, ylabel: str, columns: Mapping[str, str]) -> tuple[Fig
         marker = look.marker if len(points) <= 30 else ""
         x, y = zip(*points, strict=True)
         axes.plot(x, y, color=look.colour, marker=marker, linestyle=line, label=label)
-    _name_axes(axes, ylabel)
-    return figure, axes
-
-
-def _name_axes(axes: Axes, ylabel: str) -> None:
     axes.set(xlabel="epoch", ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure, axes
 
 
 def _logged(run: Run, column: str) -> list[tuple[float, float]]:

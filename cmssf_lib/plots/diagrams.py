@@ -1,14 +1,15 @@
-"""Methods as drawings: boxes, arrows, and what passes between them."""
+"""Drawings: methods as boxes and arrows, embeddings as points in the plane."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from sklearn.manifold import TSNE
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,7 +42,7 @@ def co_attention_diagram() -> Figure:
 
 
 @style.styled
-def cmssf_diagram(image: Sequence[str], text: Sequence[str], *, frozen: bool = False) -> Figure:
+def cmssf_diagram(image: Sequence[str], text: Sequence[str]) -> Figure:
     """Draw CMSSF: two encoders, two heads, one space, one loss, and what passes between them.
 
     It is Figure 1 of the source chapter, with the sizes of the model that it is drawn for.
@@ -50,7 +51,6 @@ def cmssf_diagram(image: Sequence[str], text: Sequence[str], *, frozen: bool = F
         image: What passes along the three arrows of the pictures' row: into the encoder, out of
             it, and out of the head. A shape such as "3×16×16", on one line or two.
         text: Likewise for the captions' row.
-        frozen: Whether the image encoder is drawn as one that does not learn.
 
     Raises:
         ValueError: If a row has not three labels.
@@ -61,14 +61,11 @@ def cmssf_diagram(image: Sequence[str], text: Sequence[str], *, frozen: bool = F
     figure, axes = _sheet(2.5, xlim=(0, 12), ylim=(-0.1, 4.6))
     rows = ((3.35, "picture", "vision", "blue", image), (1.0, "caption", "text", "green", text))
     for y, name, kind, colour, labels in rows:
-        still = frozen and kind == "vision"
         _box(axes, INPUT, (y, 1.25), name, style.PALE)
-        _box(axes, ENCODER, (y, 1.25), f"{kind}\ntransformer", colour, "--" if still else "-")
+        _box(axes, ENCODER, (y, 1.25), f"{kind}\ntransformer", colour)
         _box(axes, HEAD, (y, 1.25), "projection\nhead", colour)
         for ends, label in zip(pairwise((INPUT, ENCODER, HEAD, SPACE)), labels, strict=True):
             style.centred(axes, _arrow_between(axes, *ends, y), y + 0.16, label, va="bottom")
-        if still:
-            style.centred(axes, ENCODER[0], y - 0.95, "frozen", va="top")
     _box(axes, SPACE, (2.175, 3.4), "shared\nspace,\nlength 1", "purple")
     _box(axes, LOSS, (2.175, 1.25), "loss", "vermilion")
     _arrow_between(axes, SPACE, LOSS, 2.175)
@@ -149,6 +146,51 @@ def pairs_on_circle(a: Points, b: Points, moves: Points | None = None) -> Figure
     return figure
 
 
+@style.styled
+def tsne(
+    embeddings: Float[Tensor, "n dim"],
+    labels: Int[Tensor, " n"],
+    class_names: Sequence[str],
+    *,
+    seed: int = 0,
+    perplexity: float = 30.0,
+) -> Figure:
+    """Lay embeddings out in the plane so that near ones stay near (van der Maaten, Hinton 2008).
+
+    Distances between clusters, and their sizes, mean little; another seed or perplexity gives
+    another picture. Both therefore stand in the figure.
+
+    Args:
+        embeddings: A few hundred to a few thousand.
+        labels: Their classes, shown by marker and colour.
+        class_names: What the labels stand for, at most 80.
+        seed: Of the layout.
+        perplexity: About how many neighbours each point minds; below the number of points.
+
+    Raises:
+        ValueError: If labels do not fit, or the perplexity is not below the number of points.
+    """
+    n = len(embeddings)
+    if labels.shape != (n,) or n == 0:
+        raise ValueError(f"{n} embeddings, labels of shape {tuple(labels.shape)}: one each, please")
+    if int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
+        raise ValueError(f"a label lies outside the {len(class_names)} classes")
+    layout = TSNE(perplexity=perplexity, random_state=seed, init="pca", learning_rate="auto")
+    points = layout.fit_transform(embeddings.detach().cpu().numpy())  # (n, 2)
+    figure, ((axes,),) = style.panels(height=5.2)
+    # Eight colours, ten markers: no two of the first forty classes share both.
+    looks = zip(class_names, cycle(style.COLOURS.values()), cycle(style.MARKERS), strict=False)
+    for label, (name, colour, marker) in enumerate(looks):
+        chosen = points[labels.cpu().numpy() == label]
+        edge = {"edgecolors": style.INK, "linewidths": 0.3, "alpha": 0.85}
+        axes.scatter(*chosen.T, s=22, color=colour, marker=marker, label=name, **edge)
+    style.frame(axes)
+    axes.set_aspect("equal", "datalim")
+    axes.set_title(f"t-SNE of {n} embeddings, perplexity {perplexity:g}, seed {seed}", loc="left")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
 def _sheet(height: float, **limits: Any) -> tuple[style.Picture, Axes]:
     """Make a figure with one panel that is nothing but ground to draw on."""
     figure, ((axes,),) = style.panels(height=height)
@@ -157,12 +199,10 @@ def _sheet(height: float, **limits: Any) -> tuple[style.Picture, Axes]:
     return figure, axes
 
 
-def _box(
-    axes: Axes, across: Pair, up: Pair, text: str, colour: str, line: str = "-", **options: Any
-) -> None:
+def _box(axes: Axes, across: Pair, up: Pair, text: str, colour: str, **options: Any) -> None:
     """Draw a rounded box, given by middle and size in each direction, with a text in it."""
     corner = (across[0] - across[1] / 2, up[0] - up[1] / 2)
-    look: Any = {"fc": "white", "ec": style.COLOURS.get(colour, colour), "lw": 1.6, "ls": line}
+    look: Any = {"fc": "white", "ec": style.COLOURS.get(colour, colour), "lw": 1.6}
     axes.add_patch(FancyBboxPatch(corner, across[1], up[1], boxstyle="round,pad=0.08", **look))
     style.centred(axes, across[0], up[0], text, **options)
 

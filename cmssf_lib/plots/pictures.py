@@ -1,4 +1,4 @@
-"""Pictures: with captions, with their views, and as the answers to a search."""
+"""Pictures: with captions, with their views, with masks, and as the answers to a search."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,20 @@ from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn import functional as F
 
 from cmssf_lib.data import ImageTextData
 from cmssf_lib.data.scenes import DTMF_HERTZ, SAMPLE_RATE
 from cmssf_lib.plots import style
+from cmssf_lib.views import as_float
 
 Images = UInt8[Tensor, "n 3 h w"] | Float[Tensor, "n 3 h w"]
 # Anything that has as many pictures as it has: views and galleries need not match the queries.
 Others = UInt8[Tensor, "_ 3 _ _"] | Float[Tensor, "_ 3 _ _"]
 Shown = UInt8[Tensor, "3 h w"] | Float[Tensor, "3 h w"] | Float[Tensor, "h w"]
+Hidden = Bool[Tensor, "n rows columns"]
+# What hides a patch: a chequerboard of two greys, so that it looks like no part of a picture.
+CHEQUERS = (0.42, 0.62)
 HIGHEST_HERTZ = 1800  # telephone keys sound below this
 RIGHT, WRONG = ("✓", style.COLOURS["blue"], "-"), ("✗", style.COLOURS["vermilion"], "--")
 
@@ -66,8 +71,7 @@ def image_grid(images: Images, titles: Sequence[str] | None = None, columns: int
     lines = max(text.count("\n") + 1 for text in texts) if titles else 0
     figure, axes = style.tiles(len(images), columns, side + 0.16 * lines, width=width)
     for panel, image, text in zip(axes, images, texts, strict=True):
-        show(panel, image)
-        panel.set_xlabel(text, fontsize=9)
+        show(panel, image, text)
     return figure
 
 
@@ -119,16 +123,39 @@ def retrieval_gallery(
         if isinstance(query, str):
             row[0].set_axis_off()
             text = textwrap.fill(query, 22)
-            row[0].text(0, 0.5, text, va="center", fontsize=9, transform=row[0].transAxes)
+            style.centred(row[0], 0, 0.5, text, ha="left", transform=row[0].transAxes)
         else:
-            show(row[0], query)
-            row[0].set_xlabel("query", fontsize=9)
+            show(row[0], query, "query")
         for panel, place, mark in zip(row[1:], places.tolist(), marks.tolist(), strict=True):
             symbol, colour, line = RIGHT if mark else WRONG
             show(panel, gallery[place])
             style.frame(panel, colour, 2.2, line)
             panel.set_title(symbol, color=colour, fontsize=11, fontweight="bold", pad=2)
     return figure
+
+
+def masked_pictures(images: Images, hidden: Hidden) -> Float[Tensor, "n 3 h w"]:
+    """Cover the hidden patches with a fine chequerboard of two greys.
+
+    Args:
+        images: uint8, or floats in [0, 1].
+        hidden: True where a patch is covered.
+
+    Returns:
+        The pictures as floats in [0, 1].
+
+    Raises:
+        ValueError: If the patches do not tile the pictures, or are of another number of them.
+    """
+    pixels = as_float(images)
+    (n, _, height, width), (masks, rows, columns) = pixels.shape, hidden.shape
+    if masks != n or height % rows or width % columns:
+        size = f"{n} pictures of {height}×{width} pixels"
+        raise ValueError(f"{masks} times {rows}×{columns} patches do not tile {size}")
+    covered = F.interpolate(hidden[:, None].float(), (height, width)) > 0  # (n, 1, height, width)
+    odd = (torch.arange(height)[:, None] + torch.arange(width)) % 2
+    chequers = torch.tensor(CHEQUERS)[odd].to(pixels)
+    return torch.where(covered, chequers, pixels)
 
 
 @style.styled
@@ -192,14 +219,13 @@ def picture_rows(rows: Mapping[str, Tensor], gap: float = 0.0) -> tuple[style.Pi
     for row, (name, pictures) in zip(axes, rows.items(), strict=True):
         if len(pictures) != count:
             raise ValueError(f"{name!r} is about {len(pictures)} pictures, and there are {count}")
-        at_left: Any = {"rotation": 0, "ha": "right", "va": "center"}
-        row[0].set_ylabel(textwrap.fill(name, 14), fontsize=9, **at_left)
+        row[0].set_ylabel(textwrap.fill(name, 14), fontsize=9, rotation=0, ha="right", va="center")
         for panel, picture in zip(row, pictures, strict=True):
             show(panel, picture)
     return figure, axes
 
 
-def show(axes: Axes, image: Shown) -> None:
+def show(axes: Axes, image: Shown, below: str = "") -> None:
     """Draw one picture: uint8, or floats, of which what lies outside [0, 1] is cut off.
 
     What is no picture but a map of one is drawn in blue, darkest where the map is largest.
@@ -211,3 +237,4 @@ def show(axes: Axes, image: Shown) -> None:
         shown = pixels.clamp(0, 1) if pixels.is_floating_point() else pixels
         axes.imshow(shown.permute(1, 2, 0).numpy())
     style.frame(axes)
+    axes.set_xlabel(below, fontsize=9)

@@ -5,18 +5,17 @@ bands over seeds, named levels, legends.
 """
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from itertools import cycle
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import style
+from matplotlib import rc_params_from_file, style
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 #: Okabe and Ito's palette: told apart with any kind of colour vision.
 COLOURS: Mapping[str, str] = {
@@ -34,27 +33,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">")
 # Yellow is too pale for a thin line on white.
 LINES = [colour for name, colour in COLOURS.items() if name != "yellow"]
 STYLES = ("-", "--", "-.", (0, (5, 1.2, 1, 1.2, 1, 1.2)), (0, (1, 1.2)))
-INK, PALE = "#222222", "#595959"
 WIDTH = 6.0  # inches: a text column, where 9-point type keeps 12 pixels or more
-DPI = 120
+SHEET = Path(__file__).with_name("book.mplstyle")
+STYLE: dict[Any, Any] = {**rc_params_from_file(SHEET, use_default_template=False)}
+INK, PALE, DPI = STYLE["text.color"], STYLE["axes.edgecolor"], STYLE["figure.dpi"]
 
-# What is not named here is as matplotlib ships it, with a white ground and a font of its own.
-STYLE: dict[Any, Any] = {
-    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 9),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
-    **dict.fromkeys((f"figure.constrained_layout.{side}_pad" for side in "hw"), 0.06),
-    "figure.dpi": DPI,
-    "axes.edgecolor": PALE,
-    "axes.titlesize": 10,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E4E4E4",
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4,
-    "image.interpolation": "nearest",
-}
 #: Decorates a function that draws: the style holds while it runs, and no longer. A reader's own
 #: settings do not reach in, so that a figure is the same on any machine.
 styled = style.context(["default", STYLE])
@@ -133,6 +116,12 @@ def looks(names: Iterable[Any]) -> dict[Any, Look]:
     return dict(zip(dict.fromkeys(names), each, strict=False))
 
 
+def require_some(found: Sized, message: str) -> None:
+    """Refuse to draw what is not there."""
+    if len(found) == 0:
+        raise ValueError(message)
+
+
 def band(axes: Axes, x: Sequence[float], rows: Any, look: Look, label: str) -> None:
     """Draw the mean over seeds as a line, and a band from the lowest seed to the highest.
 
@@ -148,10 +137,8 @@ def band(axes: Axes, x: Sequence[float], rows: Any, look: Look, label: str) -> N
     """
     lengths = sorted({len(row) for row in rows})
     if lengths != [len(x)] or not lengths[0]:
-        what = (
-            f"{label!r} over {axes.get_xlabel()!r}: {len(x)} places and rows of {lengths or 'no'}"
-        )
-        raise ValueError(f"{what} values; each seed needs one value a place")
+        where = f"{label!r} over {axes.get_xlabel()!r}"
+        raise ValueError(f"{where}: {len(x)} places and rows of {lengths or 'no'} values")
     values = np.asarray(rows, dtype=float)
     low, high = values.min(axis=0), values.max(axis=0)
     axes.fill_between(x, low, high, color=look.colour, alpha=0.15, lw=0)
@@ -162,14 +149,13 @@ def band(axes: Axes, x: Sequence[float], rows: Any, look: Look, label: str) -> N
 def dots(axes: Axes, x: Any, y: Any, look: Look, size: float = 30, **options: Any) -> None:
     """Draw a point for each seed; where one of `x` and `y` is a single number, all have it."""
     x, y = np.broadcast_arrays(x, y)
-    options |= {"color": look.colour, "marker": look.marker, "alpha": 0.8, "linewidths": 0}
-    axes.scatter(x, y, s=size, **options)
+    axes.scatter(x, y, size, color=look.colour, marker=look.marker, alpha=0.8, lw=0, **options)
 
 
 def hollow(axes: Axes, x: Any, y: Any, marker: str, size: float, **options: Any) -> None:
     """Draw an empty symbol at each point: what was published, what a point is compared with."""
-    look = {"facecolors": "none", "edgecolors": INK, "linewidths": 1.2, **options}
-    axes.scatter(x, y, s=size, marker=marker, **look)
+    options = {"facecolors": "none", "edgecolors": INK, "linewidths": 1.2, **options}
+    axes.scatter(x, y, size, marker=marker, **options)
 
 
 def levels(axes: Axes, lines: Mapping[str, float], x: float = 0.98, *, above: bool = True) -> None:
@@ -183,9 +169,9 @@ def levels(axes: Axes, lines: Mapping[str, float], x: float = 0.98, *, above: bo
         note(axes, x, height, name, above=above, ha=side, color=PALE)
 
 
-def percent(axis: Axis) -> None:
-    """Write shares of one as per cent along an axis."""
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+def percent(share: float, _: Any = None) -> str:
+    """Return a share of one as per cent: what writes the numbers along an axis of accuracies."""
+    return f"{100 * share:.0f} %"
 
 
 def legend(figure: Figure, place: str = "lower", columns: int = 3, **options: Any) -> None:
@@ -202,7 +188,7 @@ def legend(figure: Figure, place: str = "lower", columns: int = 3, **options: An
         handles, names = axes.get_legend_handles_labels()
         found |= zip(names, handles, strict=True)
     options |= {"loc": f"outside {place} center", "ncols": columns}
-    figure.legend(list(found.values()), list(found), **options)
+    figure.legend(found.values(), found, **options)
 
 
 def centred(axes: Axes, x: float, y: float, text: str, **options: Any) -> None:
