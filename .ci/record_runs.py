@@ -222,8 +222,8 @@ def commands() -> Iterator[tuple[str, list[str]]]:
             run = f"quick/{name}-s{seed}"
             own = options(settings.replace("{seed}", str(seed)))
             yield run, [
-                "train", method, "--preset", "quick", *own, "--seed", str(seed),
-                "--run", f"book/runs/{run}", *([] if name in BEFORE else ["--light"]),
+                "train", method, "--preset", "quick", *own, "--train.seed", str(seed),
+                "--run", f"book/runs/{run}",
             ]  # fmt: skip
     for name, (method, settings) in EQUAL.items():
         kept = f"{settings} train.half_weights=True"  # a record takes half the room
@@ -240,11 +240,16 @@ def lasting(method: str) -> tuple[str, ...]:
 def lighten(name: str, folder: Path) -> None:
     """Make a record small enough to travel with the book.
 
-    Of its weights stay those that serve after the training, or none (see `WITHOUT_WEIGHTS`). Where
-    each test picture lies in the shared space stays with the run whose figures show it. The others
-    keep, of one seed, each picture's similarity with each caption: as exact, a twelfth of the size,
-    and all their numbers follow from it. The answers stay with all.
+    A quick run keeps neither weights nor outputs, unless others begin with it. Of another's weights
+    stay those that serve after the training, or none (see `WITHOUT_WEIGHTS`). Where each test
+    picture lies in the shared space stays with the run whose figures show it. The others keep, of
+    one seed, each picture's similarity with each caption: as exact, a twelfth of the size, and all
+    their numbers follow from it. The answers stay with all.
     """
+    if name.startswith("quick/") and name.removeprefix("quick/").rpartition("-s")[0] not in BEFORE:
+        for file in ("model.safetensors", "outputs.npz"):
+            (folder / file).unlink(missing_ok=True)
+        return
     run = Run.load(folder)
     if name != SHOWN and "image" in run.outputs:
         del run.outputs["image"]
@@ -269,9 +274,10 @@ def lighten(name: str, folder: Path) -> None:
 def make(run: str, arguments: list[str]) -> bool:
     """Make one run with a thread of its own; what it prints is shown if it fails."""
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    # -m finds the library of this clone, not the one that is installed.
+    # -c finds the library of this clone, not the one that is installed.
+    cmssf = [sys.executable, "-c", "from cmssf_lib.cli import main; raise SystemExit(main())"]
     done = subprocess.run(
-        [sys.executable, "-m", "cmssf_lib.cli", *arguments],
+        [*cmssf, *arguments],
         cwd=ROOT, env=os.environ | one_thread | {"PYTHONPATH": str(ROOT)},
         capture_output=True, text=True,
     )  # fmt: skip

@@ -2,25 +2,26 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
 
 from cmssf_lib.data import ImageTextData
 from cmssf_lib.encoders import ImageEncoder, TextEncoder, VisionConfig
 from cmssf_lib.encoders.backbone import APART
-from cmssf_lib.encoders.weights import learned_apart, load_weights
 from cmssf_lib.files import records
 from cmssf_lib.fusion import FusionClassifier
 from cmssf_lib.methods import BYOL, CMSSF, DINO, MAE, Method, MoCo, SimCLR, Supervised
 from cmssf_lib.presets import Preset, preset, sections
 from cmssf_lib.runs import Run
+from cmssf_lib.settings import from_json
 from cmssf_lib.train import round_weights
-
-Settings = TypeVar("Settings")
 
 #: Methods that are built from an image encoder and the section of their name.
 FROM_PICTURES: dict[str, Callable[[ImageEncoder, Any], Method]] = {
@@ -111,8 +112,7 @@ def preset_of(config: Mapping[str, Any]) -> Preset:
         raise ValueError(f"{damaged}: it has sections of no method, {', '.join(sorted(unknown))}")
     found = {key: from_json(kinds[key], values) for key, values in found.items()}
     chosen = replace(usual, minutes="as recorded", **found)
-    newer = {"judge", "fine_tune"}  # of the preset, for a record from before they were settings
-    if missing := set(sections(chosen, method)) - newer - found.keys():
+    if missing := set(sections(chosen, method)) - found.keys():
         raise ValueError(f"{damaged}: it lacks {', '.join(sorted(missing))}")
     return chosen
 
@@ -157,32 +157,17 @@ def trained(run: Run, data: ImageTextData) -> Method:
     return method.eval()
 
 
-def from_json(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
-    """Fill a settings dataclass from what JSON holds: each field there, each of its own type.
-
-    Args:
-        kind: A section of a preset.
-        values: Field → value.
-
-    Raises:
-        ValueError: Naming the fields that are unknown (a later version wrote them), missing, or of
-            another type.
-    """
-    try:
-        return TypeAdapter(kind).validate_json(json.dumps(values), strict=True, extra="forbid")
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise ValueError(f"not the settings of a {kind.__name__}: {'; '.join(faults)}") from error
-
-
 def image_encoder(config: VisionConfig) -> ImageEncoder:
     """Build an image encoder that begins where its configuration says.
 
     Args:
-        config: Its ``weights`` may name a recorded run, a run's folder or a file.
+        config: Its ``weights`` may name a recorded run, a run's folder or a ``.safetensors`` file.
+            Of a run the image encoder is taken: of DINO the teacher, which is the one that
+            `DINO.features` shows. In a file the head of a classifier is left out.
 
     Raises:
-        ValueError: If the configuration is inconsistent, or the weights do not fit.
+        ValueError: If the configuration is inconsistent, or the weights do not fit or are no
+            safetensors file.
         FileNotFoundError: If there are no such weights.
     """
     config, weights = _as_learned(config)
@@ -192,19 +177,66 @@ def image_encoder(config: VisionConfig) -> ImageEncoder:
     return encoder
 
 
-def _as_learned(vision: VisionConfig) -> tuple[VisionConfig, str]:
-    """Return the encoder to make, and the place of the weights to fill it with, "" for none.
+def _as_learned(vision: VisionConfig) -> tuple[VisionConfig, Path | None]:
+    """Return the encoder to make, and the file of weights to fill it with.
 
-    Weights that MAE learned make a "conv_stem" a "conv_stem_apart".
+    The weights of an MAE, and of what began with them, make a "conv_stem" a "conv_stem_apart":
+    they fit both, and mean something else to a stem that looks over the borders of its patches.
     """
     if vision.weights in ("", "timm"):
-        return vision, ""
-    place = vision.weights
-    if not Path(place).exists():
-        try:
-            folder = records() / place
-            place = str(folder) if folder.is_dir() else place
-        except FileNotFoundError:
-            pass  # `load_weights` says what is missing
-    apart = vision.kind == "conv_stem" and learned_apart(place)
-    return replace(vision, weights="", kind=APART if apart else vision.kind), place
+        return vision, None
+    path = Path(vision.weights)
+    if not path.exists():
+        with suppress(FileNotFoundError):  # no records here: `load_weights` says what is missing
+            recorded = records() / path
+            path = recorded if recorded.is_dir() else path
+    path = path / "model.safetensors" if path.is_dir() else path
+    apart = vision.kind == "conv_stem" and _learned_apart(path)
+    return replace(vision, weights="", kind=APART if apart else vision.kind), path
+
+
+def _learned_apart(path: Path) -> bool:
+    """Whether these weights are of a stem that takes each patch apart.
+
+    MAE's own are known by the mask token, what began with them by the configuration beside them.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            if "mask_token" in file.keys():  # noqa: SIM118
+                return True
+        beside = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+        return bool(beside["vision"]["kind"] == APART)
+    except (OSError, ValueError, LookupError, TypeError, SafetensorError):  # a lone file, or none
+        return False
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill a model of timm from a file, if every name and shape fits; see `image_encoder`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no safetensors file, or a name or a shape differs.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: expected a .safetensors state dict")
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
+    for encoder in ("teacher_encoder.backbone.", "image_encoder.backbone."):
+        part = {k.removeprefix(encoder): v for k, v in state.items() if k.startswith(encoder)}
+        state = part or state
+    own = model.state_dict()
+    state = {k: v for k, v in state.items() if k in own or not k.startswith(("head.", "fc."))}
+    found, asked = ({k: tuple(v.shape) for k, v in part.items()} for part in (state, own))
+    differ = [
+        f"{name}: {found.get(name)} in the file, {asked.get(name)} in the model"
+        for name in sorted(asked | found)
+        if asked.get(name) != found.get(name)
+    ]
+    if differ:
+        raise ValueError(
+            f"the weights in {path} are not for this model; shapes that differ, None if nothing "
+            f"is there: {'; '.join(differ[:5])}"
+        )
+    model.load_state_dict(state)

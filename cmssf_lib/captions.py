@@ -4,11 +4,16 @@ Class captions ("a photo of an automobile") say what every picture of a class sa
 captions ("a photo of a small red seven on a blue background") say something about the
 single picture. Chapter 7 shows how much hangs on that difference. A clue ("it is even") is true
 of several classes: it helps a model that sees the picture as well, and cannot replace the picture.
+Captions of a reader's own come from a table.
 """
 
+import csv
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 from jaxtyping import Int64
 from torch import Tensor
@@ -30,6 +35,7 @@ GROUNDS: Mapping[str, tuple[float, float, float]] = {
     "grey": (0.30, 0.30, 0.30),
 }
 SIZES = ("small", "large")
+COLUMNS = ("file_name", "text")  # of a table of captions
 
 #: Each sentence with the digits it is true of. They are about the number and its name, never
 #: about its shape: a four is written with or without a loop.
@@ -115,3 +121,91 @@ def scene_caption(digit: int, colour: str, ground: str, size: str) -> str:
 def scene_prompts(digit: int) -> list[str]:
     """Return every caption a colour scene of this digit can have: one prompt ensemble."""
     return [scene_caption(digit, *facts) for facts in product(COLOURS, GROUNDS, SIZES)]
+
+
+def read_captions(table: Path, pictures: Sequence[str]) -> dict[str, str]:
+    """Read a caption for each of these pictures from a table: CSV or JSON lines, in UTF-8.
+
+    Args:
+        table: Ends in ``.csv``, whose first line names the columns, or in ``.jsonl``, with an
+            object a line. ``file_name`` and ``text`` are read, as in the image folders of the
+            library `datasets`, and others passed over.
+        pictures: The names of the files, as they stand in the table.
+
+    Returns:
+        The name of each picture → its caption, without the white space around it.
+
+    Raises:
+        FileNotFoundError: If there is no such table.
+        ValueError: If it ends in something else, is not UTF-8 or has no caption for some picture;
+            or if a line cannot be read, lacks a column, has an empty one, or names a picture that
+            is not there or has a caption already. The message says which line.
+    """
+    rows = {".csv": _csv, ".jsonl": _json_lines}.get(table.suffix.lower())
+    if rows is None:
+        raise ValueError(f"{table}: captions are read from files that end in .csv or .jsonl")
+    if not table.is_file():
+        raise FileNotFoundError(f"no file {table} with captions")
+    captions: dict[str, str] = {}
+    wanted = set(pictures)
+    with table.open(encoding="utf-8-sig", newline="") as file:  # Excel begins with a mark
+        lines = _Counted(file)
+        try:
+            for row in rows(lines):
+                for column in COLUMNS:
+                    if not isinstance(said := row.get(column), str) or not said.strip():
+                        raise ValueError(f"expected a text as {column!r}; got {row!s:.200}")
+                name, text = (row[column].strip() for column in COLUMNS)
+                if name not in wanted:
+                    raise ValueError(f"no picture {name}; expected a path such as {pictures[0]}")
+                if name in captions:
+                    raise ValueError(f"{name} has a caption already")
+                captions[name] = text
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{table} is not UTF-8 ({error}): save it in that encoding") from error
+        except (csv.Error, ValueError) as error:
+            raise ValueError(f"{table}, line {max(1, lines.read)}: {error}") from error
+    if silent := [name for name in pictures if name not in captions]:
+        raise ValueError(
+            f"{table}: no caption for {silent[0]} ({len(silent):,} of {len(pictures):,} pictures "
+            "have none)"
+        )
+    return captions
+
+
+class _Counted:
+    """Lines of a file, and how many were read."""
+
+    def __init__(self, file: Iterable[str]) -> None:
+        self.read, self.file = 0, file
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self.file:
+            self.read += 1
+            yield line
+
+
+def _csv(lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
+    """Yield the cells of each line by column."""
+    rows = csv.DictReader(lines, strict=True)
+    header = rows.fieldnames or ()
+    if missing := [column for column in COLUMNS if column not in header]:
+        raise ValueError(
+            f"no column {' and no '.join(missing)}; the first line names the columns, such as "
+            f"{','.join(COLUMNS)}"
+        )
+    for row in rows:
+        if None in row or None in row.values():  # cells without a column, or the reverse
+            raise ValueError(
+                f"not {len(header)} columns as in the first line; a caption with a comma stands in "
+                "quotes"
+            )
+        yield row
+
+
+def _json_lines(lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
+    """Yield the object in each line that is not blank."""
+    for row in map(json.loads, filter(str.strip, lines)):
+        if not isinstance(row, dict):
+            raise ValueError("expected an object in braces")
+        yield row

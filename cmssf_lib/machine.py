@@ -6,6 +6,7 @@ compares everything with everything, so every process needs the vectors of all o
 """
 
 import ctypes
+import hashlib
 import os
 import platform
 import signal
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -90,14 +91,17 @@ class _AllGather(torch.autograd.Function):
 
 
 def seed_all(seed: int) -> None:
-    """Do what `torch.manual_seed` does, without the search for accelerators where there is none.
-
-    On cached features that search would take a fiftieth of a step.
-    """
+    """Do what `torch.manual_seed` does, without a search for cards: a fiftieth of a short step."""
     if torch.accelerator.is_available():
         torch.manual_seed(seed)
     else:
         torch.default_generator.manual_seed(seed)
+
+
+def step_seed(*parts: int) -> int:
+    """Mix whole numbers (a run's seed, an epoch, a step, a process) into one seed of 63 bits."""
+    text = ",".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 # --- signals ---
@@ -185,17 +189,11 @@ def environment(
         before: The environment in which a run began that goes on here. If that was another
             machine, it is named under "earlier".
     """
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
     device = torch.device(device)
     here: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
-        **versions,
+        **{package: _version(package) for package in PACKAGES},
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -224,6 +222,13 @@ def machines(environment: Mapping[str, Any]) -> str:
     return ", then ".join([*environment.get("earlier", []), machine_name(environment)])
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a folder, say
+        return "not installed"
+
+
 def _commit() -> str:
     """Name the library's commit; nothing if it is no clone, or there is no git to ask."""
     root = Path(__file__).resolve().parents[1]
@@ -231,18 +236,15 @@ def _commit() -> str:
     if not (root / ".git").exists():
         return ""
     asked = ["git", "describe", "--always", "--dirty"]
-    try:
+    with suppress(OSError):
         return subprocess.run(asked, cwd=root, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""
+    return ""
 
 
 def _processor() -> str:
     """Name the processor; Linux keeps the readable name in /proc."""
-    try:
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()

@@ -18,26 +18,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import nn
 
-from cmssf_lib.files import (
-    flat,
-    lock_folder,
-    read_arrays,
-    read_json,
-    read_table,
-    read_tensors,
-    records,
-    write_arrays,
-    write_json,
-    write_table,
-    write_tensors,
-)
+from cmssf_lib import files
 
 #: Settings that say how a result is reached, and not which: they may change on the way. The
 #: pictures may have moved; the fingerprint says whether they are the same.
 MAY_CHANGE = ("train.checkpoint_minutes", "cmssf.chunk", "cmssf.micro_batch", "data.path")
+FORMAT = "cmssf-weights-1"
 
 
 class Run:
@@ -80,13 +68,13 @@ class Run:
             )
         for name in ("config", "environment", "results"):
             if (path := folder / f"{name}.json").is_file():
-                setattr(run, name, found := read_json(path))
+                setattr(run, name, found := files.read_json(path))
                 if not isinstance(found, dict):
                     raise ValueError(f"{path} is damaged: it holds {found!r} and no names")
         if (folder / "history.csv").is_file():
-            run.history = read_table(folder / "history.csv")
+            run.history = files.read_table(folder / "history.csv")
         if (folder / "outputs.npz").is_file():
-            run.outputs = read_arrays(folder / "outputs.npz")
+            run.outputs = files.read_arrays(folder / "outputs.npz")
         return run
 
     @property
@@ -94,21 +82,20 @@ class Run:
         """The folder's name, with those above it up to "runs", such as "quick/cmssf"."""
         if self.path is None:
             return "in memory"
+        path = self.path.resolve()
+        roots = [folder for folder in path.parents if folder.name == "runs"]  # the nearest first
         if self.recorded:
-            return self.path.resolve().relative_to(records().resolve()).as_posix()
-        *above, last = self.path.resolve().parts
-        if "runs" not in above:
-            return last
-        below = above[len(above) - above[::-1].index("runs") :]  # the last folder of this name
-        return "/".join([*below, last])
+            roots = [files.records().resolve()]
+        return path.relative_to(roots[0] if roots else path.parent).as_posix()
 
     @property
     def recorded(self) -> bool:
         """Whether it is one of the book's recorded runs."""
         try:
-            return self.path is not None and self.path.resolve().is_relative_to(records().resolve())
+            records = files.records().resolve()
         except FileNotFoundError:
             return False
+        return self.path is not None and records in self.path.resolve().parents
 
     @property
     def command(self) -> str:
@@ -121,12 +108,6 @@ class Run:
     def checkpoint(self) -> Path | None:
         """The file from which an unfinished run goes on; ``None`` for a run in memory."""
         return None if self.path is None else self.path / "checkpoint.safetensors"
-
-    @property
-    def finished(self) -> bool:
-        """Whether every epoch has been trained; of a run without any: whether it was measured."""
-        epochs = self.config["train"]["epochs"]
-        return len(self.history) >= epochs and bool(self.history or self.results)
 
     def series(self, column: str) -> list[float]:
         """Return one column of the history.
@@ -150,11 +131,11 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         for name in ("config", "environment", "results"):
             if getattr(self, name):
-                write_json(self.path / f"{name}.json", getattr(self, name))
+                files.write_json(self.path / f"{name}.json", getattr(self, name))
         if self.history:
-            write_table(self.path / "history.csv", self.history)
+            files.write_table(self.path / "history.csv", self.history)
         if self.outputs:
-            write_arrays(self.path / "outputs.npz", self.outputs)
+            files.write_arrays(self.path / "outputs.npz", self.outputs)
 
     def save_weights(self, method: nn.Module) -> None:
         """Write ``model.safetensors``; nothing happens to a run in memory.
@@ -166,7 +147,7 @@ class Run:
             for name, tensor in tensors.items():
                 if tensor.dtype == torch.float32 and torch.equal(tensor.half().float(), tensor):
                     tensors[name] = tensor.half()
-            write_tensors(self.path / "model.safetensors", tensors, {"format": "cmssf-weights-1"})
+            files.write_tensors(self.path / "model.safetensors", tensors, {"format": FORMAT})
 
     @property
     def begun(self) -> bool:
@@ -187,13 +168,10 @@ class Run:
             ValueError: If the file is damaged.
         """
         if self.path is None or not self.has_weights:
-            why = (
-                "is not finished; go on with"
-                if self.begun
-                else "holds no weights; make it again with"
-            )
+            lacking = "holds no weights; make it again with"
+            why = "is not finished; go on with" if self.begun else lacking
             raise FileNotFoundError(f"the run {self.name} {why}: {self.command}")
-        return read_tensors(self.path / "model.safetensors", "cmssf-weights-1")[0]
+        return files.read_tensors(self.path / "model.safetensors", FORMAT)[0]
 
     def state(self) -> Literal["new", "under way", "trained", "measured"]:
         """Say how far the run in this run's folder has come; a run in memory is new.
@@ -210,7 +188,7 @@ class Run:
         old = Run.load(self.path)
         if not (self.begun or self.has_weights or old.history or old.results):
             return "new"
-        recorded, asked = flat(old.config), flat(self.config)
+        recorded, asked = files.flat(old.config), files.flat(self.config)
         differ = [
             f"{key} (recorded {recorded.get(key)!r}, asked for {asked.get(key)!r})"
             for key in sorted(recorded.keys() | asked.keys())
@@ -224,11 +202,6 @@ class Run:
         if old.results:
             return "measured"
         return "trained" if self.has_weights and not self.begun else "under way"
-
-    def lock(self) -> FileLock:
-        """Keep other processes from training in this folder (see `lock_folder`)."""
-        assert self.path is not None, "a run in memory needs no lock"
-        return lock_folder(self.path)
 
 
 def all_runs(root: str | Path) -> list[Run]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from pathlib import Path
 
 import pytest
 import timm
@@ -12,14 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
-from cmssf_lib.build import image_encoder
+from cmssf_lib.build import image_encoder, load_weights
 from cmssf_lib.encoders import (
     ConvStem,
     ImageEncoder,
     ProjectionHead,
     TextEncoder,
     cls_attention,
-    load_weights,
     tokenize,
     word_tokenizer,
 )
@@ -211,12 +211,15 @@ def test_the_stem_makes_the_backbone_see_one_bright_pixel():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "resnet"}, "unknown vision encoder 'resnet'; choose plain, conv_stem, conv_"),
+        ({"kind": "resnet"}, "kind: Input should be 'plain', 'conv_stem', .* got 'resnet'"),
         ({"image_size": 18}, "patches of 4 pixels do not tile a picture of 18"),
         ({"heads": 3}, "width 32 does not divide among 3 heads"),
         ({"kind": "conv_stem", "patch_size": 8}, "reduces by 4; got patch_size=8"),
-        ({"kind": "conv_stem", "norm": "layer"}, "unknown norm 'layer'"),
-        ({"kind": "conv_stem", "halve": "mean"}, "way to halve 'mean'; choose stride or pool"),
+        (
+            {"kind": "conv_stem", "norm": "layer"},
+            "norm: Input should be 'batch' or 'group', got 'layer'",
+        ),
+        ({"kind": "conv_stem", "halve": "mean"}, "halve: Input .* .pool., got .mean."),
         ({"kind": "timm", "timm_name": "no_such_net"}, "timm has no model 'no_such_net'"),
         ({"kind": "timm", "timm_name": ""}, "timm has no model ''"),
         ({"kind": "timm", "timm_name": "vit_tiny_patch16_224.no_tag"}, "timm.list_pretrained"),
@@ -405,7 +408,7 @@ def empty() -> nn.Module:
 def test_weights_are_read_and_a_classifier_is_left_out(tmp_path, tiny, empty):
     head = {"head.weight": torch.ones(10, 192), "head.bias": torch.ones(10)}
     assert not torch.equal(tiny.cls_token, empty.cls_token)
-    load_weights(empty, published(tmp_path / "w.safetensors", tiny, **head))
+    load_weights(empty, Path(published(tmp_path / "w.safetensors", tiny, **head)))
     for (name, a), b in zip(tiny.state_dict().items(), empty.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
@@ -436,7 +439,7 @@ def test_an_unreadable_file_is_refused(tmp_path, tiny, empty, damage):
     ],
 )
 def test_weights_of_another_model_are_refused(tmp_path, tiny, empty, changes, message):
-    path = published(tmp_path / "w.safetensors", tiny, **changes)
+    path = Path(published(tmp_path / "w.safetensors", tiny, **changes))
     before = empty.state_dict()["norm.bias"].clone()
     with pytest.raises(ValueError, match=f"not for this model.*{message}"):
         load_weights(empty, path)
@@ -578,16 +581,16 @@ def test_captions_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("config", "captions", "message"),
+    ("changes", "captions", "message"),
     [
-        (TextConfig(kind="lstm"), CAPTIONS, "unknown text encoder 'lstm'; choose 'scratch' or"),
-        (TextConfig(), (), "no words to build a tokenizer from"),
-        (TextConfig(width=30, heads=4), CAPTIONS, "hidden size .30. is not a multiple"),
+        ({"kind": "lstm"}, CAPTIONS, "kind: Input should be 'scratch' or 'pretrained', got 'lstm'"),
+        ({}, (), "no words to build a tokenizer from"),
+        ({"width": 30, "heads": 4}, CAPTIONS, "hidden size .30. is not a multiple"),
     ],
 )
-def test_a_text_encoder_that_cannot_be_is_refused(config, captions, message):
+def test_a_text_encoder_that_cannot_be_is_refused(changes, captions, message):
     with pytest.raises(ValueError, match=message):
-        TextEncoder(config, captions)
+        TextEncoder(TextConfig(**changes), captions)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from cmssf_lib.evaluate import (
     embed_images,
     embed_mirrored,
     embed_texts,
+    embeddings,
     exact_caption_retrieval,
     knn,
     monitor,
@@ -31,7 +32,6 @@ from cmssf_lib.evaluate import (
     report,
     retrieval,
     zero_shot,
-    zero_shot_prompts,
     zero_shot_prompts_from_captions,
 )
 from cmssf_lib.losses import duplicate_floor, image_text_loss
@@ -106,9 +106,10 @@ def colour_data(n: int, seed: int = 0, noise: int = 20) -> ImageTextData:
 # --- embed ------------------------------------------------------------------------------------
 
 
-def test_embed_returns_the_encoders_outputs_in_evaluation_mode():
+def test_embed_returns_the_encoders_outputs_in_evaluation_mode(monkeypatch):
+    monkeypatch.setattr(embeddings, "BATCH", 4)
     method, data = Colours(), colour_data(10)
-    e = embed(method, data, batch_size=4)
+    e = embed(method, data)
     assert method.calls == [4, 4, 2]  # the encoder sees each picture once
     method.eval()
     with torch.no_grad():
@@ -139,9 +140,11 @@ def test_embed_counts_all_digits_and_gives_the_callers_precision_back():
     assert torch.backends.cudnn.allow_tf32
 
 
-def test_embed_does_not_depend_on_the_batch_size():
+def test_embed_does_not_depend_on_the_batch_size(monkeypatch):
     method, data = Colours(), colour_data(10)
-    a, b = embed(method, data, batch_size=1), embed(method, data, batch_size=512)
+    b = embed(method, data)
+    monkeypatch.setattr(embeddings, "BATCH", 1)
+    a = embed(method, data)
     for name in ("features", "image", "text"):
         torch.testing.assert_close(getattr(a, name), getattr(b, name))
 
@@ -164,11 +167,12 @@ def test_embed_leaves_modes_weights_and_statistics_as_they_were(fails, monkeypat
     assert torch.is_grad_enabled()
 
 
-def test_pictures_alone_are_embedded_as_those_of_a_data_set():
+def test_pictures_alone_are_embedded_as_those_of_a_data_set(monkeypatch):
     data = colour_data(10)
     whole = embed(Colours(), data).image
     assert torch.equal(embed_images(Colours(), data), whole)
-    assert torch.equal(embed_images(Colours(), data.images, batch_size=3), whole)
+    monkeypatch.setattr(embeddings, "BATCH", 3)
+    assert torch.equal(embed_images(Colours(), data.images), whole)
 
 
 def test_a_picture_and_its_mirror_image_are_in_one_place():
@@ -181,10 +185,10 @@ def test_a_picture_and_its_mirror_image_are_in_one_place():
     images = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8)
     method = LeftHalf()
     left, right = embed_images(method, images), embed_images(method, images.flip(-1))
-    both = embed_mirrored(method, images)
+    both = embed_mirrored(method, images, seen=left)
     assert not torch.allclose(left, right)
     torch.testing.assert_close(both, F.normalize((left + right) / 2, dim=1))
-    torch.testing.assert_close(both, embed_mirrored(method, images.flip(-1)))
+    torch.testing.assert_close(both, embed_mirrored(method, images.flip(-1), seen=right))
 
 
 def test_embed_does_not_touch_the_random_numbers_of_training():
@@ -194,13 +198,11 @@ def test_embed_does_not_touch_the_random_numbers_of_training():
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_embed_refuses_broken_weights_and_impossible_batches():
+def test_embed_refuses_broken_weights_and_nothing():
     method = Colours()
     method.norm.weight.data[0] = math.nan
     with pytest.raises(ValueError, match=r"9 of 9 embeddings hold NaN.*last good checkpoint"):
         embed(method, colour_data(9))
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        embed(Colours(), colour_data(9), batch_size=0)
     with pytest.raises(ValueError, match="nothing to embed"):
         embed_texts(Colours(), [])
 
@@ -316,7 +318,8 @@ def test_zero_shot_takes_the_most_similar_prompt_whatever_its_length():
 
 def test_zero_shot_on_class_captions_is_perfect_where_colours_are_the_classes():
     data = colour_data(30)
-    prompts = zero_shot_prompts(Colours(), data.class_names, ["a photo of {}", "{}"])
+    captions = [[f"a photo of a {name}", name] for name in data.class_names]
+    prompts = zero_shot_prompts_from_captions(Colours(), captions)
     assert accuracy(zero_shot(embed(Colours(), data).image, prompts), data.labels) == 1
 
 
@@ -330,14 +333,6 @@ def test_prompt_ensembles_are_normalised_means_of_normalised_embeddings():
     torch.testing.assert_close(prompts, torch.stack([mean / mean.norm(), c]))
 
 
-def test_prompts_fill_the_templates_with_article_and_name():
-    seen = []
-    method = Colours()
-    method.encode_text = lambda captions: seen.extend(captions) or torch.ones(len(captions), 2)
-    zero_shot_prompts(method, ["ape", "cat"], ["a photo of {}", "{}, small"])
-    assert seen == ["a photo of an ape", "an ape, small", "a photo of a cat", "a cat, small"]
-
-
 def test_class_captions_of_enough_scenes_are_all_prompts_of_each_digit():
     captions = class_captions(digit_scenes("colour", train=4000, test=1).train)
     assert [sorted(texts) for texts in captions] == [sorted(scene_prompts(d)) for d in range(10)]
@@ -348,12 +343,13 @@ def test_embedding_keeps_no_tokens_in_memory(monkeypatch):
     kept = []
     whole = torch.cat
     monkeypatch.setattr(torch, "cat", lambda parts, *a: kept.extend(parts) or whole(parts, *a))
+    monkeypatch.setattr(embeddings, "BATCH", 5)
 
     class Tokens(Colours):
         def features(self, images):
             return torch.zeros(len(images), 65, 3)[:, 0]
 
-    embed_features(Tokens(), colour_data(10, seed=1), batch_size=5)
+    embed_features(Tokens(), colour_data(10, seed=1))
     assert [part.untyped_storage().nbytes() for part in kept] == [5 * 3 * 4] * 2
 
 
@@ -378,12 +374,8 @@ def test_zero_shot_refuses(as_shipped):
         zero_shot(rows(0, 0, 2), rows(1, 4, 2))
     with pytest.raises(ValueError, match=r"no caption for the classes \[1\]"):
         zero_shot_prompts_from_captions(Colours(), [["red"], []])
-    with pytest.raises(ValueError, match="no classes"):
-        zero_shot_prompts(Colours(), [], ["{}"])
-    with pytest.raises(ValueError, match="no caption for the classes"):
-        zero_shot_prompts(Colours(), ["red"], [])
-    with pytest.raises(ValueError, match="template"):
-        zero_shot_prompts(Colours(), ["red"], ["a photo"])
+    with pytest.raises(ValueError, match="nothing to embed"):
+        zero_shot_prompts_from_captions(Colours(), [])
 
 
 # --- confusion and accuracy -------------------------------------------------------------------
@@ -515,8 +507,10 @@ def test_retrieval_refuses(as_shipped):
         retrieval(q, g, qg * 0, gg * 0, (1,))
     with pytest.raises(ValueError, match=r"nothing of the groups \[5\]"):
         retrieval(q, g, torch.tensor([0, 5, 1, 5]), gg, (1,))
-    with pytest.raises(ValueError, match=r"expected \(4,\) and \(8,\)"):
-        retrieval(q, g, gg, qg, (1,))
+    with pytest.raises(ValueError, match=r"query_groups has shape \(8,\); expected \(4,\)"):
+        retrieval(q, g, gg, gg, (1,))
+    with pytest.raises(ValueError, match=r"gallery_groups has shape \(4,\); expected \(8,\)"):
+        retrieval(q, g, qg, qg, (1,))
     with pytest.raises(ValueError, match="same width"):
         retrieval(q[:, :2], g, qg, gg, (1,))
     with pytest.raises(ValueError, match="queries holds 0"):
@@ -579,15 +573,15 @@ def test_no_method_beats_the_ceiling(seed, captions):
 def test_exact_caption_retrieval_refuses(as_shipped):
     image, text, index = rows(0, 6, 3), rows(1, 2, 3), torch.arange(6) % 2
     exact_caption_retrieval(image, text, index, (1,))
-    with pytest.raises(ValueError, match="outside the 2 captions"):
+    with pytest.raises(IndexError):
         exact_caption_retrieval(image, text, index + 1, (1,))
-    with pytest.raises(ValueError, match=r"expected \(6,\)"):
+    with pytest.raises(ValueError, match="one a row"):
         exact_caption_retrieval(image, text, index[:5], (1,))
     with pytest.raises(ValueError, match="gallery holds 6"):
         exact_caption_retrieval(image, text, index)
     with pytest.raises(ValueError, match="same width"):
         exact_caption_retrieval(image, rows(1, 2, 4), index, (1,))
-    with pytest.raises(ValueError, match="image holds 0"):
+    with pytest.raises(ValueError, match="queries holds 0"):
         exact_caption_retrieval(image[:0], text, index[:0], (1,))
 
 
@@ -659,7 +653,8 @@ def test_report_of_a_method_that_sees_what_it_needs():
         assert result[name] == 1, name
     assert result["knn_k"] == 6
     # Ten pictures share each caption.
-    assert result["exact_caption_R@1"] == result["exact_caption_R@1_ceiling"] == pytest.approx(0.1)
+    assert result["exact_caption_R@1"] == pytest.approx(0.1, abs=1e-15)
+    assert result["exact_caption_R@1_ceiling"] == pytest.approx(0.1, abs=1e-15)
     assert result["exact_caption_R@10_ceiling"] == pytest.approx(1)
     assert result["positive_similarity"] > 0.95 > result["different_class_similarity"]
 
@@ -679,17 +674,16 @@ def test_each_class_that_uses_a_caption_asks_for_its_own_pictures():
     # A caption that two classes share is two questions, neither of which hides the other.
     data = colour_data(30)
     shared = ImageTextData(data.images, data.labels, ("a red thing",) * 30, data.class_names)
-    result = report(Colours(), Splits(shared, shared), prompts=[["red"], ["green"], ["blue"]])
+    result = report(Colours(), Splits(shared, shared))
     assert result["text_to_image_P@10"] == pytest.approx(1 / 3, abs=1e-6)  # red ones, three times
 
 
-def test_report_takes_given_prompts():
-    splits = Splits(colour_data(60), colour_data(30))
+def test_monitor_takes_given_prompts():
     wrong = [["blue"], ["red"], ["green"]]
-    result = report(Colours(), splits, prompts=wrong)
-    assert result["zero_shot"] == 0
-    with pytest.raises(ValueError, match="no classes"):
-        report(Colours(), splits, prompts=[])
+    result = monitor(Colours(), colour_data(30), batch_size=8, prompts=wrong)
+    assert result["validation_zero_shot"] == 0
+    with pytest.raises(ValueError, match="nothing to embed"):
+        monitor(Colours(), colour_data(30), batch_size=8, prompts=[])
 
 
 def test_report_refuses_one_class():
@@ -762,14 +756,13 @@ def test_an_untrained_cmssf_is_measured_near_chance():
         CMSSFConfig(dim=16, hidden=16, views=ViewsConfig(shift=0.1)),
         splits.train.captions,
     )
-    prompts = [scene_prompts(digit) for digit in range(10)]
-    result = report(method, splits, prompts=prompts)
+    result = report(method, splits)
     assert set(result) == REPORTED
     assert all(math.isfinite(value) for value in result.values())
     assert result["zero_shot"] < 0.3
     assert result["text_to_image_mAP"] < 0.3
     assert result["exact_caption_R@10"] < result["exact_caption_R@10_ceiling"]
-    columns = monitor(method, splits.test, 50, prompts=prompts)
+    columns = monitor(method, splits.test, 50, prompts=class_captions(splits.train))
     assert columns["validation_zero_shot"] == pytest.approx(result["zero_shot"])
     assert columns["validation_loss"] >= columns["validation_floor"] > 0
 

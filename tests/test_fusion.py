@@ -13,8 +13,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from cmssf_lib.data import ImageTextData, tones
-from cmssf_lib.data.batch import make_batch
+from cmssf_lib.data.image_text import make_batch
 from cmssf_lib.fusion import (
+    MODELS,
     RULES,
     Block,
     CoAttention,
@@ -28,7 +29,6 @@ from cmssf_lib.fusion import (
     collect_masks,
     hide,
 )
-from cmssf_lib.fusion.classifier import MODELS
 from cmssf_lib.fusion.inputs import initialise
 from cmssf_lib.train import fit
 
@@ -275,14 +275,14 @@ def test_a_modality_that_does_not_fit_is_refused(kind, value, message, as_shippe
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "middle"}, "unknown kind of fusion 'middle'; choose early, feature"),
+        ({"kind": "middle"}, "kind: .* 'early', 'feature', .* got 'middle'"),
         ({"rule": "sum"}, "unknown rule 'sum' for feature fusion; choose one of concat"),
-        ({"modalities": ("image", "touch")}, r"image, text, sound, each once; got \('image', 't"),
+        ({"modalities": ("image", "touch")}, "'image', 'text' or 'sound', got 'touch'"),
         ({"modalities": ("text", "text")}, "each once"),
-        ({"modalities": ()}, "one or more of"),
+        ({"modalities": ()}, "one or more, each once"),
         ({"kind": "coattention", "rule": "shared"}, "exactly two modalities"),
         ({"width": 15}, "does not divide among 2 heads"),
-        ({"modality_dropout": 1.0}, "0 to under 1"),
+        ({"modality_dropout": 1.0}, "modality_dropout: .* less than 1, got 1.0"),
         ({"image_size": (8, 10)}, "multiples of 4"),
     ],
 )
@@ -644,7 +644,7 @@ def test_texts_are_tokenized_once_and_go_to_their_pictures():
 
 
 @pytest.mark.parametrize("kind", RULES)
-def test_predictions_do_not_depend_on_the_batch_size_and_leave_the_modes_alone(kind):
+def test_predictions_do_not_depend_on_the_batch_size_and_leave_the_modes_alone(kind, monkeypatch):
     data = tiny_data()
     method = method_of(kind, RULES[kind][0], data, modality_dropout=0.5)
     method.model.eval()  # an unusual mixture of modes
@@ -654,15 +654,18 @@ def test_predictions_do_not_depend_on_the_batch_size_and_leave_the_modes_alone(k
     assert expected.shape == (48, CLASSES)
     assert not expected.requires_grad
     torch.testing.assert_close(expected.exp().sum(dim=1), torch.ones(48))
-    torch.testing.assert_close(method.predict(data, batch_size=7), expected, atol=1e-5, rtol=1e-4)
+    monkeypatch.setattr("cmssf_lib.fusion.AT_ONCE", 7)
+    torch.testing.assert_close(method.predict(data), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_predictions_with_a_modality_missing():
+def test_predictions_with_a_modality_missing(monkeypatch):
     data = tiny_data()
     method = method_of("feature", "concat", data)
     nothing = torch.zeros(48, dtype=torch.bool)
     hidden = method.predict(data, hide=("text",))
-    masked = method.predict(data, present={"text": nothing}, batch_size=20)
+    with monkeypatch.context() as few:
+        few.setattr("cmssf_lib.fusion.AT_ONCE", 20)
+        masked = method.predict(data, present={"text": nothing})
     torch.testing.assert_close(hidden, masked, atol=1e-5, rtol=1e-4)
     assert (hidden - method.predict(data)).abs().max() > 1e-3
     half = torch.arange(48) % 2 == 0
@@ -742,14 +745,16 @@ def test_modes_are_put_back_after_any_error(kind, rule):
 
 
 @pytest.mark.parametrize("rule", ["weighted", "stacked"])
-def test_late_fusion_trains_before_its_rule_is_fitted(rule, tmp_path):
+def test_late_fusion_trains_before_its_rule_is_fitted(rule, monkeypatch):
     data = tiny_data()
     method = method_of("late", rule, data)
     fit(method, data, TRAIN, progress=False)
     with pytest.raises(RuntimeError, match="has not been fitted"):
         method.predict(data)
     early_answer = method.predict(data, rule="mean")
-    method.fit_rule(data, batch_size=20)
+    monkeypatch.setattr("cmssf_lib.fusion.AT_ONCE", 20)
+    method.fit_rule(data)
+    monkeypatch.undo()
     torch.testing.assert_close(method.predict(data, rule="mean"), early_answer)
     assert torch.equal(method.predict(data, rule=rule), method.predict(data))
     accuracy = (method.predict(data).argmax(dim=1) == data.labels).float().mean()

@@ -8,7 +8,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from cmssf_lib.captions import COLOURS, DIGIT_WORDS, GROUNDS
-from cmssf_lib.data import ANSWERS, QUESTION_KINDS, ask, digit_questions, question_table
+from cmssf_lib.data import QUESTION_KINDS, digit_questions, question_table
+from cmssf_lib.data.questions import ANSWERS, ask
 from cmssf_lib.data.scenes import digit_split
 
 WORDS = tuple(COLOURS)

@@ -236,8 +236,11 @@ def test_a_file_is_synced_while_it_may_be_written(tmp_path, monkeypatch):
 
 
 def test_only_one_process_trains_in_a_folder(run):
-    lock = run.lock()
-    code = f"from cmssf_lib.runs import Run; Run({str(run.path)!r}).lock()"
+    lock = files.lock_folder(run.path)
+    code = (
+        "from pathlib import Path\nfrom cmssf_lib.files import lock_folder\n"
+        f"lock_folder(Path({str(run.path)!r}))"
+    )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert other.returncode == 1
     assert "RuntimeError: another process is training in" in other.stderr
@@ -354,10 +357,3 @@ def test_a_machine_without_git_trains_too(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "__file__", str(tmp_path / "cmssf_lib" / "machine.py"))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment()["commit"] == "not in a repository"
-
-
-def test_finished_is_when_every_epoch_is_done(run):
-    run.config["train"]["epochs"] = 3
-    assert not run.finished
-    run.history.append({"epoch": 3.0})
-    assert run.finished

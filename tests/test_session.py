@@ -14,7 +14,6 @@ from cmssf_lib.build import build
 from cmssf_lib.data import batches, digit_scenes
 from cmssf_lib.machine import interruptible
 from cmssf_lib.presets import METHODS, preset
-from cmssf_lib.runs import Run
 from cmssf_lib.train import fit
 
 PICTURE_METHODS = [name for name in METHODS if name != "fusion"]
@@ -74,7 +73,7 @@ def test_after_any_error_mode_random_state_signals_and_lock_are_the_callers(
     assert torch.equal(torch.rand(3), expected)
     assert not any(module.training for module in method.modules())
     assert signal.getsignal(signal.SIGINT) is before
-    Run(tmp_path).lock().release()  # nobody holds it
+    files.lock_folder(tmp_path).release()  # nobody holds it
 
 
 @pytest.mark.parametrize("error", ERRORS[:2], ids=lambda error: type(error).__name__)

@@ -46,6 +46,7 @@ ROOMS = (
     "captions",
     "files",
     "machine",
+    "settings",
 )
 LONGEST_ROOM = 250  # lines of one file
 TOP_LEVEL = {

@@ -1,7 +1,6 @@
 """The stopwatch, under a clock that the tests move by hand."""
 
 import pytest
-import torch
 from torch import nn
 
 from cmssf_lib.train import Stopwatch, watch
@@ -55,17 +54,6 @@ def test_a_part_within_a_part_is_counted_in_both(clock):
         with watch("views"):
             clock[0] += 2
     assert watch.seconds == {"step": 3.0, "views": 2.0}
-
-
-@pytest.mark.parametrize(("gpu", "synchronise", "waits"), [(1, 1, 2), (1, 0, 0), (0, 1, 0)])
-def test_it_waits_for_the_kernels_when_told_to(monkeypatch, gpu, synchronise, waits):
-    waited = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpu))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(1))
-    watch = Stopwatch(synchronise=bool(synchronise))
-    with watch("views"):
-        pass
-    assert len(waited) == waits  # before and after, so that nothing of another part is counted
 
 
 def test_the_calls_of_some_modules_are_timed_and_nothing_stays(clock):

@@ -7,6 +7,7 @@ Options, help texts and messages come from the signatures and the dataclasses, b
 import shlex
 import sys
 import warnings
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
@@ -17,7 +18,6 @@ from tyro.conf import Positional
 
 from cmssf_lib.cli import measure, search, training
 from cmssf_lib.cli.training import Data
-from cmssf_lib.machine import process_index
 from cmssf_lib.presets import Preset, preset, sections
 
 __all__ = ["main"]
@@ -57,11 +57,8 @@ class Asked:
 
     method: Positional[str]  # cmssf, fusion, simclr, moco, byol, dino, mae or supervised
     preset: str | None = None  # "quick", "standard" or "paper"; else $CMSSF_PRESET
-    epochs: int | None = None  # instead of the preset's; 0: fresh weights
-    seed: int | None = None  # instead of the preset's
     pictures: Data = None  # folder of the pictures; else $CMSSF_DATA
     run: str | None = None  # folder of the run; else runs/METHOD-PRESET-sSEED
-    light: bool = False  # keep history and results, not weights and outputs
 
 
 def train(words: Sequence[str]) -> None:
@@ -72,11 +69,7 @@ def train(words: Sequence[str]) -> None:
     """
     asked, chosen = read_settings(words)
     folder = Path(asked.run or f"runs/{asked.method}-{chosen.name}-s{chosen.train.seed}")
-    run = training.train_run(chosen, asked.method, folder, shlex.join(["cmssf", "train", *words]))
-    # Not before it is measured: several processes leave that to a single one.
-    if asked.light and run.results and process_index() == 0:
-        for name in ("model.safetensors", "outputs.npz"):
-            (folder / name).unlink(missing_ok=True)
+    training.train_run(chosen, asked.method, folder, shlex.join(["cmssf", "train", *words]))
 
 
 def read_settings(words: Sequence[str]) -> tuple[Asked, Preset]:
@@ -91,33 +84,21 @@ def read_settings(words: Sequence[str]) -> tuple[Asked, Preset]:
         ValueError: If method or preset are unknown.
         SystemExit: If a setting is unknown or of another type; tyro has said which.
     """
-    usual = preset(_given("preset", words), words[0])
-    if beside := _given("cmssf.image_loss", words):  # another method's settings are read as well
-        usual = replace(usual, cmssf=replace(usual.cmssf, image_loss=beside))
-    names = sections(usual, words[0])
+    early = ArgumentParser("cmssf train", add_help=False, allow_abbrev=False)
+    early.add_argument("--preset")
+    early.add_argument("--cmssf.image_loss", "--cmssf.image-loss", dest="beside")
+    told, _ = early.parse_known_args(words)
+    usual = preset(told.preset, words[0])
+    if told.beside:  # another method's settings are read as well
+        usual = replace(usual, cmssf=replace(usual.cmssf, image_loss=told.beside))
+    parts = {name: getattr(usual, name) for name in sections(usual, words[0])}
     in_words: Any = tyro.conf.FlagConversionOff  # truth as well: --fusion.norm_first False
-    fields = [
-        (name, in_words[type(getattr(usual, name))], field(default=getattr(usual, name)))
-        for name in names
-    ]
+    fields = [(name, in_words[type(part)], field(default=part)) for name, part in parts.items()]
     form = make_dataclass("Settings", fields, bases=(Asked,), frozen=True)
     form.__doc__ = f"Train {words[0]} with the preset {usual.name}, changed as is said here."
     read: Any = tyro.cli(form, prog="cmssf train", args=words, **OPTIONS)
-    chosen = replace(usual, **{name: getattr(read, name) for name in names})
-    short = {name: getattr(read, name) for name in ("epochs", "seed")}
-    given = {name: value for name, value in short.items() if value is not None}
-    chosen = replace(chosen, train=replace(chosen.train, **given))
+    chosen = replace(usual, **{name: getattr(read, name) for name in parts})
     return read, training.with_pictures(chosen, read.pictures)
-
-
-def _given(option: str, words: Sequence[str]) -> str | None:
-    """Return the value of an option, before the options are read in earnest."""
-    found = None
-    for word, after in zip(words, [*words[1:], ""], strict=True):
-        name, equals, value = word.partition("=")
-        if name.replace("-", "_") == f"__{option}":
-            found = value if equals else after
-    return found
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -31,16 +31,17 @@ HEADLINES = {
 Found = tuple[dict[str, float], dict[str, Tensor]]  # results, and the answers behind them
 
 
-def headline(run: Run) -> tuple[str, float] | None:
-    """Return the name and the value of the result that a list of runs shows.
+def headline(run: Run, numbers: Mapping[str, float], start: str = "") -> tuple[str, float] | None:
+    """Return the name and the value of the number by which a run is judged.
 
     Args:
-        run: Measured, or not yet: ``None``.
+        run: Of any method.
+        numbers: In which to look, such as the run's results.
+        start: Of the name in `numbers`.
+
+    Returns:
+        Name and value; ``None`` if the number is not there.
     """
-    return _headline(run, run.results)
-
-
-def _headline(run: Run, numbers: Mapping[str, float], start: str = "") -> tuple[str, float] | None:
     names = HEADLINES.get(run.config.get("method", ""), ("knn",))
     return next(((n, numbers[start + n]) for n in names if start + n in numbers), None)
 
@@ -59,7 +60,7 @@ def runs(folder: Positional[str | None] = None) -> None:
     for run in found:
         minutes = sum(row["seconds"] for row in run.history) / 60
         epochs = f"{len(run.history)}/{run.config['train']['epochs']}"
-        shown = headline(run)
+        shown = headline(run, run.results)
         result = f"{shown[1]:.1%} {shown[0]}" if shown else "–"
         name = run.path.relative_to(place) if run.path else run.name
         print(
@@ -70,7 +71,7 @@ def runs(folder: Positional[str | None] = None) -> None:
 
 def each_epoch(
     method: Method, training: ImageTextData, validation: ImageTextData, batch_size: int
-) -> Mapping[str, float]:
+) -> dict[str, float]:
     """Measure a method while it trains, on held-out pictures: columns of the history.
 
     Args:
@@ -80,15 +81,13 @@ def each_epoch(
         batch_size: That of the training.
     """
     if isinstance(method, CMSSF):
-        return evaluate.monitor(
-            method, validation, batch_size, prompts=evaluate.class_captions(training)
-        )
+        prompts = evaluate.class_captions(training)
+        return evaluate.monitor(method, validation, batch_size, prompts=prompts)
     if isinstance(method, FusionClassifier):
         return evaluate.fusion_monitor(method, validation)
     device = next(method.parameters()).device  # every epoch asks: a graphics card answers sooner
-    bank, queries = (
-        evaluate.embed_features(method, data).to(device) for data in (training, validation)
-    )
+    bank = evaluate.embed_features(method, training).to(device)
+    queries = evaluate.embed_features(method, validation).to(device)
     classes, k = len(training.class_names), evaluate.usual_k(len(training))
     voted = evaluate.knn(bank, training.labels.to(device), queries, classes, k)
     return {"validation_knn": evaluate.accuracy(voted.cpu(), validation.labels.cpu())}
@@ -115,7 +114,7 @@ def judge(
         results, answers = _judge_features(method, splits, preset)
     if isinstance(method, MAE) and preset.fine_tune.baseline:
         begun = replace(preset, vision=replace(preset.vision, weights=""))
-        fresh = build(begun, "mae", splits.train).to(next(method.parameters()).device)
+        fresh = build(begun, "mae", splits.train)
         untrained, behind = _judge_features(fresh, splits, preset)
         results |= _named("untrained_", untrained)
         answers |= _named("untrained_", behind)
@@ -230,7 +229,7 @@ def print_epoch(run: Run) -> None:
     loss = run.config.get("cmssf", {}).get("loss")
     bounded = loss in ("one_hot", "multi_positive") and "image_text_loss" not in row
     floor = f" (floor {row['floor']:.3f})" if bounded else ""
-    shown = _headline(run, row, "validation_")
+    shown = headline(run, row, "validation_")
     watched = f"validation {shown[0].replace('_', ' ')} {shown[1]:.1%}; " if shown else ""
     print(
         f"epoch {row['epoch']:.0f}/{epochs}: loss {row['loss']:.3f}{floor}, {watched}"

@@ -8,16 +8,12 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from cmssf_lib.build import preset_of, trained
-from cmssf_lib.cli.training import Data, with_pictures
-from cmssf_lib.data import load
-from cmssf_lib.machine import fastest_device
+from cmssf_lib.cli.training import Data, load_trained
 from cmssf_lib.methods import CMSSF
 from cmssf_lib.runs import Run
-from cmssf_lib.share import Hit, Index, fingerprint, from_pretrained, index_folder
+from cmssf_lib.share import Index, fingerprint, from_pretrained, index_folder
 
 INDEX = "runs/index"  # where an index is written and looked for, unless a place is named
-SHOWN = 10  # names of a long list
 
 
 def index(
@@ -84,7 +80,10 @@ def search(
     encoder, _ = trained_model(name, pictures)
     hits = found.find(encoder, [" ".join(words)], k)[0]
     for place, hit in enumerate(hits, start=1):
-        print(f"{place:4} {hit.similarity:7.3f}  {printable(hit_line(found.folder, hit))}")
+        path, *copies = (found.folder / file for file in (hit.file, *hit.also))
+        gone = "" if path.is_file() else "  (gone)"
+        also = f"  (also: {', '.join(map(str, copies))})" if copies else ""
+        print(f"{place:4} {hit.similarity:7.3f}  {printable(f'{path}{gone}{also}')}")
     if len(hits) < k:
         note(f"the index holds no more than {len(hits)} different pictures")
     if any(not (found.folder / hit.file).is_file() for hit in hits):
@@ -108,28 +107,16 @@ def trained_model(place: str, pictures: str | None = None) -> tuple[CMSSF, str]:
             damaged.
     """
     folder = Path(place).expanduser()
+    again = str(folder.resolve()) if folder.is_dir() else place
     # A run needs its data, for the words of its tokenizer; a folder for the hub has them.
-    is_run = any((folder / name).is_file() for name in ("history.csv", "environment.json"))
-    model = model_of_run(folder, pictures) if is_run else from_pretrained(place)
-    model.to(fastest_device())
-    return model.eval(), str(folder.resolve()) if folder.is_dir() else place
-
-
-def model_of_run(folder: Path, pictures: str | None) -> CMSSF:
-    """Build a run's model on its data, for the words, and fill it; see `trained_model`."""
+    if not any((folder / name).is_file() for name in ("history.csv", "environment.json")):
+        return from_pretrained(place), again
     run = Run.load(folder)
     if (method := run.config.get("method", "cmssf")) != "cmssf":
         raise ValueError(f"the run {folder} trained {method}, which has no space for words")
-    preset = preset_of(run.config)
-    data = load(with_pictures(preset, pictures).data).train
-    if run.config.get("data_fingerprint") != data.fingerprint:
-        raise ValueError(
-            f"the run {folder} was trained on other data than are here, so its words are not "
-            "known: name the folder of its pictures with --data, or one that save_pretrained wrote"
-        )
-    model = trained(run, data)
+    model, _, _ = load_trained(run, pictures)
     assert isinstance(model, CMSSF)
-    return model
+    return model, again
 
 
 def note(sentence: str) -> None:
@@ -142,17 +129,8 @@ def print_copies(index: Index) -> None:
     groups = [files for files in index.files if len(files) > 1]
     if groups:
         print("The same file more than once:")
-    for files in groups[:SHOWN]:
+    for files in groups:
         print(printable("  " + " = ".join(files)))
-    if len(groups) > SHOWN:
-        print(f"  and {len(groups) - SHOWN} pictures more")
-
-
-def hit_line(folder: Path, hit: Hit) -> str:
-    """Return the path of a picture, and in brackets whether it is gone and what its copies are."""
-    path, *copies = (folder / file for file in (hit.file, *hit.also))
-    gone = "" if path.is_file() else "  (gone)"
-    return f"{path}{gone}" + (f"  (also: {', '.join(map(str, copies))})" if copies else "")
 
 
 def printable(text: str) -> str:

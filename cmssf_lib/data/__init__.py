@@ -7,18 +7,12 @@ data worse. `load` does what a preset names; `batches` hands out what `fit` trai
 """
 
 import os
-from dataclasses import dataclass
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Literal
+
+from pydantic import NonNegativeFloat, PositiveInt
 
 from cmssf_lib.captions import CIFAR10_CLUES as CIFAR10_CLUES, DIGIT_CLUES as DIGIT_CLUES
-from cmssf_lib.data.batch import (
-    Batch as Batch,
-    batches as batches,
-    make_batch as make_batch,
-    step_seed as step_seed,
-)
 from cmssf_lib.data.changes import (
-    MATCHES as MATCHES,
     delayed as delayed,
     match_table as match_table,
     mispaired as mispaired,
@@ -28,23 +22,24 @@ from cmssf_lib.data.changes import (
     with_clues as with_clues,
     with_tones as with_tones,
 )
-from cmssf_lib.data.image_text import ImageTextData as ImageTextData, Splits as Splits
-from cmssf_lib.data.photos import (
-    cifar10 as cifar10,
-    image_folder as image_folder,
-    read_captions as read_captions,
+from cmssf_lib.data.image_text import (
+    Batch as Batch,
+    ImageTextData as ImageTextData,
+    Splits as Splits,
+    batches as batches,
 )
+from cmssf_lib.data.picture_files import cifar10 as cifar10, image_folder as image_folder
 from cmssf_lib.data.questions import (
-    ANSWERS as ANSWERS,
     QUESTION_KINDS as QUESTION_KINDS,
-    ask as ask,
     digit_questions as digit_questions,
     question_table as question_table,
 )
-from cmssf_lib.data.scenes import digit_scenes as digit_scenes, require_deviation, tones as tones
+from cmssf_lib.data.scenes import digit_scenes as digit_scenes, tones as tones
+from cmssf_lib.machine import step_seed as step_seed
+from cmssf_lib.settings import settings
 
 
-@dataclass(frozen=True)
+@settings
 class DataConfig:
     """Which data: what is seen, what is said and what is heard."""
 
@@ -52,12 +47,12 @@ class DataConfig:
     flavour: Literal["plain", "tinted", "colour", "two"]  # of scenes; "two" digits: a question
     text: Literal["caption", "class", "clue"]  # "class" and no more; a "clue" fits several classes
     sound: Literal["none", "same", "any"]  # in digit scenes: the digit's tone, any (fits or not?)
-    pixel_noise: float  # standard deviation of the pixels' noise, as a fraction of their range
-    sound_noise: float  # standard deviation of the sound's noise; a tone has two sines of 0.5
-    train: int  # number of digit scenes to train on; other data is taken whole
-    test: int  # number of digit scenes to test on
-    validation: int  # training pictures held out, for every choice made along the way
-    image_size: int  # side of a digit scene, or of an image folder's pictures, in pixels
+    pixel_noise: NonNegativeFloat  # standard deviation, as a fraction of the pixels' range
+    sound_noise: NonNegativeFloat  # standard deviation; a tone has two sines of 0.5
+    train: PositiveInt  # number of digit scenes to train on; other data is taken whole
+    test: PositiveInt  # number of digit scenes to test on
+    validation: PositiveInt  # training pictures held out, for every choice made along the way
+    image_size: PositiveInt  # side of a digit scene, or of an image folder's pictures, in pixels
     seed: int  # of the digit scenes, clues, tones, noise and of the held-out part
     path: str | None = None  # folder of the pictures; None: $CMSSF_DATA (CIFAR-10: or a download)
     captions: str | None = None  # table of captions in an image folder; None: class captions
@@ -95,12 +90,6 @@ def load(config: DataConfig) -> Splits:
 
 def _require_possible(config: DataConfig, place: str | None) -> None:
     """Raise a ValueError for what cannot be loaded, before anything is read."""
-    for field, kind in get_type_hints(DataConfig).items():
-        given, choices = getattr(config, field), get_args(kind)
-        if get_origin(kind) is Literal and given not in choices:
-            raise ValueError(f"unknown {field} {given!r}; choose one of {', '.join(choices)}")
-    require_deviation("pixel_noise", config.pixel_noise)
-    require_deviation("sound_noise", config.sound_noise)
     scenes, folder = config.name == "digit_scenes", config.name == "image_folder"
     two, sound = scenes and config.flavour == "two", config.sound != "none"
     for impossible, message in (

@@ -12,9 +12,17 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from cmssf_lib.captions import DIGIT_WORDS, named_by_class
-from cmssf_lib.data.batch import step_seed
-from cmssf_lib.data.image_text import ImageTextData, to_uint8
-from cmssf_lib.data.scenes import SAMPLE_RATE, TONE_SECONDS, rand, randn, require_deviation, tones
+from cmssf_lib.data.image_text import ImageTextData
+from cmssf_lib.data.scenes import (
+    SAMPLE_RATE,
+    TONE_SECONDS,
+    rand,
+    randn,
+    require_deviation,
+    to_uint8,
+    tones,
+)
+from cmssf_lib.machine import step_seed
 
 MATCHES = ("different", "same")
 BLOCK = 4096  # pictures at a time: the noise of all of CIFAR-10 at once would take 600 MB

@@ -1,4 +1,4 @@
-"""The one shape all data takes: pictures, labels, captions and perhaps sounds, all in memory."""
+"""The one shape all data takes, in memory as a whole, and the batches that a step is given."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
 
+from cmssf_lib.machine import step_seed
+
 Rows = Int[Tensor, " m"] | Bool[Tensor, " mask"] | Sequence[int]
 
 
@@ -17,32 +19,21 @@ Rows = Int[Tensor, " m"] | Bool[Tensor, " mask"] | Sequence[int]
 class ImageTextData:
     """A set of pictures, each with a label and a caption.
 
-    Attributes:
-        images: ``(n, 3, height, width)``, uint8, RGB.
-        labels: ``(n,)``, int64, each an index into ``class_names``.
-        captions: One text for each picture.
-        class_names: What the labels stand for.
-        name: Shown in figures and errors, such as "digit scenes, colour".
-        attributes: What else is known about each picture, ``(n,)`` each. For colour scenes
-            "colour", "ground" and "size" are indices into the lists of `cmssf_lib.captions`,
-            and "digit_id" says which handwritten digit was used.
-        sounds: ``(n, samples)``, float32, one waveform for each picture, or ``None`` if the data
-            has no sounds.
-        features: ``(n, views, length)``, float32, what a frozen image encoder made of some views
-            of each picture (see `cmssf_lib.train.cache_features`), or ``None``.
-
     Raises:
         ValueError: If a tensor has another dtype or shape, a label is no index into
             ``class_names``, a caption is empty, a sound is not finite, or there is no picture.
     """
 
-    images: UInt8[Tensor, "n 3 height width"]
-    labels: Int64[Tensor, " n"]
-    captions: tuple[str, ...]
-    class_names: tuple[str, ...]
-    name: str = "unnamed"
+    images: UInt8[Tensor, "n 3 height width"]  # RGB
+    labels: Int64[Tensor, " n"]  # each an index into `class_names`
+    captions: tuple[str, ...]  # one text for each picture
+    class_names: tuple[str, ...]  # what the labels stand for
+    name: str = "unnamed"  # shown in figures and errors, such as "digit scenes, colour"
+    # What else is known about each picture, (n,) each: of colour scenes which "colour", "ground"
+    # and "size" (indices into the lists of `captions`) and which handwritten digit ("digit_id").
     attributes: Mapping[str, Tensor] = field(default_factory=dict)
-    sounds: Float[Tensor, "n samples"] | None = None
+    sounds: Float[Tensor, "n samples"] | None = None  # one waveform for each picture
+    # What a frozen image encoder made of some views of each picture (`train.cache_features`).
     features: Float[Tensor, "n views length"] | None = None
 
     def __post_init__(self) -> None:
@@ -162,9 +153,94 @@ class Splits(NamedTuple):
     test: ImageTextData
 
 
-def to_uint8(images: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
-    """Turn pictures in [0, 1] into bytes, clipping what lies outside."""
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a training step is given: b pictures, and the u different captions among them."""
+
+    images: UInt8[Tensor, "b 3 height width"]
+    labels: Int64[Tensor, " b"]
+    captions: tuple[str, ...]  # different ones: each is encoded once, whoever shares it
+    caption_index: Int64[Tensor, " b"]  # where each picture's caption stands in `captions`
+    index: Int64[Tensor, " b"]  # where each picture stands in the data
+    sounds: Float[Tensor, "b samples"] | None = None
+    features: Float[Tensor, "b views length"] | None = None
+    # In a part of a batch: where each caption stands among those of the whole batch.
+    whole_index: Int64[Tensor, " b"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def groups(self) -> Int64[Tensor, " b"]:
+        """Equal numbers for equal captions, here and in the other parts of the batch."""
+        return self.caption_index if self.whole_index is None else self.whole_index
+
+    def part(self, number: int, of: int) -> "Batch":
+        """Return part ``number``, from 0, ``of`` so many equal ones; each process trains on one."""
+        first, last = number * len(self) // of, (number + 1) * len(self) // of
+        rows = torch.arange(first, last, device=self.index.device)
+        part = make_batch(self, rows)
+        return replace(part, index=self.index[rows], whole_index=self.caption_index[rows])
+
+
+def make_batch(source: ImageTextData | Batch, rows: Int64[Tensor, " b"]) -> Batch:
+    """Collect some pictures of the data, or of a larger batch, and the captions among them."""
+    captions = source.captions if isinstance(source, Batch) else source.unique_captions
+    used, caption_index = torch.unique(source.caption_index[rows], return_inverse=True)
+    # images[rows] would copy byte by byte; index_select copies whole pictures, ten times as fast.
+    return Batch(
+        images=source.images.index_select(0, rows),
+        labels=source.labels[rows],
+        captions=tuple(captions[i] for i in used.tolist()),
+        caption_index=caption_index,
+        index=rows,
+        sounds=None if source.sounds is None else source.sounds.index_select(0, rows),
+        features=None if source.features is None else source.features.index_select(0, rows),
+    )
+
+
+def batches(
+    data: ImageTextData,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+    start: int = 0,
+    shuffle: bool = True,
+    drop_last: bool = True,
+) -> Iterator[Batch]:
+    """Go through the data once.
+
+    The order follows from ``seed`` and ``epoch`` alone, so a run that was interrupted after
+    ``start`` batches goes on with the same epoch where it stopped.
+
+    Args:
+        data: Already on the device it is wanted on.
+        batch_size: Pictures in each batch.
+        seed: Of the run.
+        epoch: Counted from 0; every epoch has an order of its own.
+        start: Number of batches to leave out at the beginning.
+        shuffle: If false, the data's own order.
+        drop_last: Leave out a last batch that is not full. A contrastive loss needs it: its
+            value depends on the size of the batch.
+
+    Yields:
+        One `Batch` after another.
+
+    Raises:
+        ValueError: If the batch size is not positive, or no full batch can be made.
+    """
+    n = len(data)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be positive; got {batch_size}")
+    if drop_last and n < batch_size:
+        raise ValueError(f"{data.name} holds {n} pictures, fewer than one batch of {batch_size}")
+    random = torch.Generator().manual_seed(step_seed(seed, epoch))
+    order = torch.randperm(n, generator=random) if shuffle else torch.arange(n)
+    if drop_last:
+        order = order[: n - n % batch_size]
+    for rows in torch.split(order.to(data.images.device), batch_size)[start:]:
+        yield make_batch(data, rows)
 
 
 def _fits(shape: Sequence[int], expected: Sequence[int | str]) -> bool:

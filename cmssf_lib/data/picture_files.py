@@ -1,4 +1,4 @@
-"""Pictures in files: listed, decoded once, and kept as one file in the cache.
+"""Pictures in files: CIFAR-10, and any folder of pictures, decoded once and kept in the cache.
 
 Decoding tens of thousands of small files takes a while. The cache ($CMSSF_CACHE, by default
 ``~/.cache/cmssf``) remembers name, size and time of every picture: a changed folder is decoded
@@ -6,10 +6,10 @@ again.
 """
 
 import hashlib
-import json
 import os
 import warnings
 from contextlib import suppress
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import NamedTuple
@@ -18,16 +18,18 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
+from torchvision.datasets import CIFAR10
 from tqdm.contrib.concurrent import thread_map
 
-from cmssf_lib.files import replace_file
+from cmssf_lib.captions import named_by_class, read_captions
+from cmssf_lib.data.image_text import ImageTextData, Splits
+from cmssf_lib.files import read_tensors, write_tensors
 
+SPLITS = ("train", "test")
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
-Pictures = UInt8[Tensor, "n 3 h w"]
-CACHE_VERSION = 2  # a higher number makes every cache be made again
+CACHE_FORMAT = "cmssf-pictures-3"  # a higher number makes every cache be made again
 
 
 class Listing(NamedTuple):
@@ -36,12 +38,118 @@ class Listing(NamedTuple):
     folder: Path  # named after the split
     classes: tuple[str, ...]
     files: list[str]  # "<split>/<class>/<name>": sixty thousand Path objects would take too long
-    digest: str  # changes when a file does
 
 
 def cache_folder() -> Path:
     """Return where decoded pictures are kept: $CMSSF_CACHE, or ``~/.cache/cmssf``."""
     return Path(os.environ.get("CMSSF_CACHE") or "~/.cache/cmssf").expanduser()
+
+
+def cifar10(path: str | Path | None = None) -> Splits:
+    """Load CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 photographs, 32×32, ten classes.
+
+    Looked for in this order: torchvision's files and an image folder (``train/<class>/*``,
+    ``test/<class>/*``), each in ``path`` itself and in ``path/cifar10``; else it is downloaded
+    there, with torchvision's checksum.
+
+    Args:
+        path: A folder; ``None`` for $CMSSF_DATA, and without that ``~/.cache/cmssf/data``.
+
+    Returns:
+        Training and test set with class captions ("a photo of an automobile").
+
+    Raises:
+        FileNotFoundError: If the pictures are not there and cannot be downloaded.
+        ValueError: If torchvision's files there are damaged, or an image folder does not hold
+            the ten classes at 32×32 pixels.
+    """
+    root = Path(path or os.environ.get("CMSSF_DATA") or cache_folder() / "data").expanduser()
+    for folder in (root, root / "cifar10"):
+        if (folder / CIFAR10.base_folder).is_dir():
+            try:
+                return _from_torchvision(folder, download=False)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{folder / CIFAR10.base_folder} is incomplete or damaged, by torchvision's "
+                    "checksums: delete it, and CIFAR-10 is downloaded again"
+                ) from error
+        if all((folder / split).is_dir() for split in SPLITS):
+            # JPEG loses a little of a picture: figures made from such files have to say so.
+            kind = "JPEG copy" if any(folder.glob("train/*/*.jp*g")) else "image folder"
+            splits = image_folder(folder, name=f"CIFAR-10, {kind}")
+            classes, side = len(splits.train.class_names), tuple(splits.train.images.shape[2:])
+            if classes != 10 or side != (32, 32):
+                raise ValueError(
+                    f"{folder} is not CIFAR-10: expected 10 classes of 32×32 pixels, got {classes} "
+                    f"of {side}"
+                )
+            return splits
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return _from_torchvision(root, download=True)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"CIFAR-10 is not in {root} and could not be downloaded: put torchvision's "
+            f"{CIFAR10.base_folder}/ or an image folder (train/<class>/*, test/<class>/*) there, "
+            "or name its place in CMSSF_DATA; the preset 'quick' needs none of it"
+        ) from error
+
+
+def _from_torchvision(root: Path, download: bool) -> Splits:
+    splits = []
+    for split in SPLITS:
+        raw = CIFAR10(str(root), train=split == "train", download=download)
+        images = torch.from_numpy(raw.data).permute(0, 3, 1, 2).contiguous()
+        labels, classes = torch.tensor(raw.targets), tuple(raw.classes)
+        captions = named_by_class(labels, classes)
+        splits.append(ImageTextData(images, labels, captions, classes, f"CIFAR-10 {split}"))
+    return Splits(*splits)
+
+
+def image_folder(
+    path: str | Path,
+    *,
+    image_size: int | None = None,
+    captions: str | Path | None = None,
+    name: str | None = None,
+) -> Splits:
+    """Load pictures laid out as ``train/<class>/*`` and ``test/<class>/*``.
+
+    Args:
+        path: The folder that holds ``train`` and ``test``.
+        image_size: Every picture is cropped to its central square and resized to this side;
+            ``None`` demands that all have one size already.
+        captions: A table (.csv, .jsonl) with a caption for every picture: ``file_name``, which
+            begins with the split ("train/boat/1.png"), and ``text``. A relative path begins in
+            ``path``. ``None`` for class captions.
+        name: Shown in figures; by default the folder's own.
+
+    Returns:
+        Training and test set; the classes are the sorted names of the class folders.
+
+    Raises:
+        FileNotFoundError: If the folder, a split, any picture in it, or the table is missing.
+        ValueError: If the splits hold different classes, there is only one class, a picture
+            cannot be read, sizes differ, or captions and pictures do not match one to one.
+    """
+    root = Path(path).expanduser()
+    train, test = listed = [list_pictures(root / split) for split in SPLITS]
+    if train.classes != test.classes:
+        different = sorted({*train.classes} ^ {*test.classes})
+        raise ValueError(f"{root}: train and test hold different classes: {different[:5]}")
+    said: dict[str, str] = {}
+    if captions is not None:  # before any picture is read, which may take long
+        table = root / Path(captions).expanduser()
+        said = read_captions(table, [*train.files, *test.files])
+    classes, splits = train.classes, []
+    number = {label: i for i, label in enumerate(classes)}
+    for listing in listed:
+        images = read_pictures(listing, image_size)
+        labels = torch.tensor([number[file.split("/")[1]] for file in listing.files])
+        texts = tuple(said[f] for f in listing.files) if said else named_by_class(labels, classes)
+        shown = f"{name or root.name} {listing.folder.name}"
+        splits.append(ImageTextData(images, labels, texts, classes, shown))
+    return Splits(*splits)
 
 
 def list_pictures(folder: Path) -> Listing:
@@ -65,83 +173,53 @@ def list_pictures(folder: Path) -> Listing:
         raise FileNotFoundError(
             f"no picture in {folder}: expected files ending in {', '.join(ENDINGS)} in its folders"
         )
-    files = [file.replace(os.sep, "/") for file in found]
-    stats = [os.stat(f"{folder.parent}/{file}") for file in files]
-    facts = repr((files, [(s.st_size, s.st_mtime_ns) for s in stats]))
-    return Listing(folder, tuple(classes), files, hashlib.sha256(facts.encode()).hexdigest())
+    return Listing(folder, tuple(classes), [file.replace(os.sep, "/") for file in found])
 
 
-def read_pictures(listing: Listing, size: int | None, skip: bool) -> tuple[Pictures, list[str]]:
+def read_pictures(listing: Listing, size: int | None) -> UInt8[Tensor, "n 3 h w"]:
     """Return the pictures of one split, from the cache if the folder has not changed.
 
     Args:
         listing: What `list_pictures` found.
         size: Side to which each picture's central square is resized; ``None``: not at all.
-        skip: Leave out what cannot be read, with a warning.
-
-    Returns:
-        The pictures, and the file that each is from.
 
     Raises:
         ValueError: If a picture cannot be read, or sizes differ.
     """
-    folder, files = listing.folder, listing.files
-    settings = f"{folder.resolve()} {size} {CACHE_VERSION}"
-    key = hashlib.sha256(settings.encode()).hexdigest()[:16]
+    folder = listing.folder
+    paths = [f"{folder.parent}/{file}" for file in listing.files]
+    stats = [os.stat(path) for path in paths]
+    facts = repr((listing.files, [(s.st_size, s.st_mtime_ns) for s in stats]))
+    digest = hashlib.sha256(facts.encode()).hexdigest()  # changes when a file does
+    key = hashlib.sha256(f"{folder.resolve()} {size}".encode()).hexdigest()[:16]
     cached = cache_folder() / f"images-{key}.safetensors"
-    images, faults = None, {}
     # A missing or damaged cache is no loss: the pictures are decoded again.
-    with suppress(OSError, SafetensorError), safe_open(cached, framework="pt") as opened:
-        about = opened.metadata() or {}
-        if about.get("listing") == listing.digest:
-            # A copy: the file itself stays mapped while its tensor lives, and Windows does not
-            # replace a mapped file.
-            images, faults = opened.get_tensor("images").clone(), json.loads(about["faults"])
-    if images is None or (faults and not skip):
-        images, faults = _decode(listing, size, skip)
-        about = {"listing": listing.digest, "faults": json.dumps(faults)}
-        try:
-            replace_file(cached, lambda path: save_file({"images": images}, path, metadata=about))
-        except (OSError, SafetensorError) as error:  # the pictures are there all the same
-            warnings.warn(
-                f"the decoded pictures could not be kept in {cached.parent} ({error}): they will "
-                "be decoded again next time. CMSSF_CACHE names another place",
-                stacklevel=3,
-            )
-    if faults:
+    with suppress(OSError, ValueError):
+        tensors, about = read_tensors(cached, CACHE_FORMAT)
+        if about["listing"] == digest:
+            return tensors["images"]
+    images = _decode(paths, size, folder)
+    try:
+        write_tensors(cached, {"images": images}, {"format": CACHE_FORMAT, "listing": digest})
+    except (OSError, SafetensorError) as error:  # the pictures are there all the same
         warnings.warn(
-            f"{folder}: {len(faults)} of {len(files)} pictures are left out: "
-            + "; ".join(list(faults.values())[:10]),
+            f"the decoded pictures could not be kept in {cached.parent} ({error}): they will "
+            "be decoded again next time. CMSSF_CACHE names another place",
             stacklevel=3,
         )
-    return images, [file for file in files if file not in faults]
+    return images
 
 
-def _decode(listing: Listing, size: int | None, skip: bool) -> tuple[Pictures, dict[str, str]]:
-    """Read the pictures of a split; return them, and why the others cannot be read."""
-    folder, files = listing.folder, listing.files
-
-    def read(file: str) -> np.ndarray | str:
-        try:
-            return read_picture(f"{folder.parent}/{file}", size)
-        except ValueError as error:
-            if not skip:
-                raise
-            return str(error)
-
-    found = thread_map(read, files, desc=f"reading {folder.name}", leave=False, disable=None)
-    pairs = list(zip(files, found, strict=True))
-    faults = {file: reason for file, reason in pairs if isinstance(reason, str)}
-    arrays = [array for array in found if not isinstance(array, str)]
-    if not arrays:
-        reason = next(iter(faults.values()))
-        raise ValueError(f"none of the {len(found)} pictures in {folder} can be read; {reason}")
-    odd = [file for file, a in pairs if not isinstance(a, str) and a.shape != arrays[0].shape]
+def _decode(paths: list[str], size: int | None, folder: Path) -> UInt8[Tensor, "n 3 h w"]:
+    """Read all the pictures of a split."""
+    read = partial(read_picture, image_size=size)
+    arrays = thread_map(read, paths, desc=f"reading {folder.name}", leave=False, disable=None)
+    odd = [p for p, array in zip(paths, arrays, strict=True) if array.shape != arrays[0].shape]
     if odd:
         raise ValueError(
             f"the pictures in {folder} differ in size (first seen at {odd[0]}): give an image_size"
         )
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), faults
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
 
 def read_picture(file: str | Path, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:

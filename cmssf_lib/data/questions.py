@@ -7,9 +7,18 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from cmssf_lib.captions import COLOURS, DIGIT_WORDS, GROUNDS
-from cmssf_lib.data.batch import step_seed
-from cmssf_lib.data.image_text import ImageTextData, Splits, to_uint8
-from cmssf_lib.data.scenes import SIDES, both_splits, grounds, handwritten, inks, place, uniform
+from cmssf_lib.data.image_text import ImageTextData, Splits
+from cmssf_lib.data.scenes import (
+    SIDES,
+    both_splits,
+    grounds,
+    handwritten,
+    inks,
+    place,
+    to_uint8,
+    uniform,
+)
+from cmssf_lib.machine import step_seed
 
 ANSWERS = (*DIGIT_WORDS, *COLOURS, "left", "right")
 

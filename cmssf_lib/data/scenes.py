@@ -11,13 +11,13 @@ from functools import partial
 from itertools import product
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from sklearn.datasets import load_digits
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from cmssf_lib.captions import COLOURS, DIGIT_WORDS, GROUNDS, SIZES, named_by_class, scene_caption
-from cmssf_lib.data.image_text import ImageTextData, Splits, to_uint8
+from cmssf_lib.data.image_text import ImageTextData, Splits
 
 #: Telephone keys: the two frequencies, in hertz, that sound together for each digit, those of its
 #: row and its column (dual-tone multi-frequency, ITU-T Q.23). 0 stands below 8, then come 1 to 9.
@@ -202,6 +202,11 @@ def tones(
     waves = torch.sin(2 * math.pi * hertz[:, :, None] * time + phase)  # (n, 2, samples)
     waves[:, :, end:] = 0
     return 0.5 * waves.sum(dim=1) + noise * randn((n, samples), generator=random)
+
+
+def to_uint8(images: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
+    """Turn pictures in [0, 1] into bytes, clipping what lies outside."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
 
 
 def require_deviation(what: str, value: float) -> None:

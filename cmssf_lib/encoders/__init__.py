@@ -19,4 +19,3 @@ from cmssf_lib.encoders.vision import (
     ProjectionHead as ProjectionHead,
     cls_attention as cls_attention,
 )
-from cmssf_lib.encoders.weights import load_weights as load_weights

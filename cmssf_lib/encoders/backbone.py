@@ -2,41 +2,42 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
 from jaxtyping import Float, Int64
+from pydantic import PositiveFloat, PositiveInt
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-APART = "conv_stem_apart"
-KINDS = ("plain", "conv_stem", APART, "timm")
+from cmssf_lib.settings import settings
+
+APART: Literal["conv_stem_apart"] = "conv_stem_apart"
 Maps = Float[Tensor, "n c h w"]
 Tokens = Float[Tensor, "b tokens width"]
 Kept = Int64[Tensor, "b kept"] | None  # for each picture, which patches; None for all
 
 
-@dataclass(frozen=True)
+@settings
 class VisionConfig:
     """An image encoder."""
 
     # "plain" (a vision transformer on patches), "conv_stem" (convolutions in place of the patches),
     # "conv_stem_apart" (the same on each patch by itself, as MAE trains it) or "timm" (by name)
-    kind: str
-    image_size: int  # side in pixels that it works at; other pictures are resized on the device
-    patch_size: int  # side of a patch; a convolutional stem halves as often as that takes
-    width: int  # length of a token
-    depth: int  # transformer blocks
-    heads: int  # attention heads in each
-    norm: str  # of the convolutional stem: "batch" or "group"
-    halve: str  # how that stem makes the picture smaller: "stride", or "pool" (and shortcuts)
+    kind: Literal["plain", "conv_stem", "conv_stem_apart", "timm"]
+    image_size: PositiveInt  # side in pixels that it works at; others are resized on the device
+    patch_size: PositiveInt  # side of a patch; a convolutional stem halves as often as that takes
+    width: PositiveInt  # length of a token
+    depth: PositiveInt  # transformer blocks
+    heads: PositiveInt  # attention heads in each
+    norm: Literal["batch", "group"]  # of the convolutional stem
+    halve: Literal["stride", "pool"]  # how that stem makes the picture smaller ("pool": shortcuts)
     mean: tuple[float, float, float]  # of each channel, subtracted
-    std: tuple[float, float, float]  # standard deviation of each channel, divided by
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]  # their deviation, divided by
     timm_name: str = ""  # for "timm", such as "vit_small_patch16_224.dino"
     # Where it begins: "" for random weights; "timm" for a timm model's published ones; the path of
     # a state dict (.safetensors) or of a run's folder; `build` knows the names of recorded runs.
@@ -52,8 +53,6 @@ def make_backbone(config: VisionConfig) -> Any:
     """
     if config.kind == "timm":
         return _by_name(config)
-    if config.kind not in KINDS:
-        raise ValueError(f"unknown vision encoder {config.kind!r}; choose {', '.join(KINDS)}")
     if config.width % config.heads:
         raise ValueError(f"width {config.width} does not divide among {config.heads} heads")
     stem = partial(ConvStem, norm=config.norm, halve=config.halve, apart=config.kind == APART)
@@ -128,16 +127,12 @@ class ConvStem(nn.Module):
         patch_size: int,
         in_chans: int,
         embed_dim: int,
-        norm: str = "batch",
-        halve: str = "stride",
+        norm: Literal["batch", "group"] = "batch",
+        halve: Literal["stride", "pool"] = "stride",
         apart: bool = False,
         **_: object,
     ) -> None:
         super().__init__()
-        if norm not in ("batch", "group"):
-            raise ValueError(f"unknown norm {norm!r}; choose batch or group")
-        if halve not in ("stride", "pool"):
-            raise ValueError(f"unknown way to halve {halve!r}; choose stride or pool")
         if patch_size != 4:
             raise ValueError(f"the convolutional stem reduces by 4; got patch_size={patch_size}")
         self.apart = apart

@@ -1,11 +1,12 @@
 """From a caption to one vector: a BERT from scratch, or a pretrained text encoder."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import PositiveInt
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
@@ -19,20 +20,23 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from cmssf_lib.settings import BelowOne, settings
+
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 Tokens = tuple[Int[Tensor, "captions length"], Int[Tensor, "captions length"]]  # ids and mask
 
 
-@dataclass(frozen=True)
+@settings
 class TextConfig:
     """A text encoder."""
 
-    kind: str  # "scratch" (a BERT with random weights, a tokenizer of the captions) or "pretrained"
-    width: int  # length of a token (scratch)
-    depth: int  # layers (scratch)
-    heads: int  # attention heads in each (scratch)
-    max_length: int  # longest caption in tokens, [CLS] and [SEP] counted (scratch)
-    dropout: float  # in the layers (scratch); zero keeps equal captions equal
+    # A BERT with random weights and a tokenizer of the captions; or one by name.
+    kind: Literal["scratch", "pretrained"]
+    width: PositiveInt  # length of a token (scratch)
+    depth: PositiveInt  # layers (scratch)
+    heads: PositiveInt  # attention heads in each (scratch)
+    max_length: PositiveInt  # longest caption in tokens, [CLS] and [SEP] counted (scratch)
+    dropout: BelowOne  # in the layers (scratch); zero keeps equal captions equal
     name: str = ""  # for "pretrained": a name on the hub, or a folder
 
 
@@ -50,8 +54,7 @@ class TextEncoder(nn.Module):
         tokenizer: A tokenizer of the transformers library.
 
     Raises:
-        ValueError: If the kind is unknown, there are no captions to build from, or a folder
-            holds a damaged encoder.
+        ValueError: If there are no captions to build from, or a folder holds a damaged encoder.
         FileNotFoundError: If a pretrained encoder can be neither read nor downloaded.
     """
 
@@ -76,7 +79,7 @@ class TextEncoder(nn.Module):
                 initializer_range=config.width**-0.5,  # BERT's 0.02 suits 768, not 64
             )
             self.backbone = BertModel(bert, add_pooling_layer=False)
-        elif config.kind == "pretrained":
+        else:
             where = config.name if folder is None else str(folder)
             try:
                 self.tokenizer = AutoTokenizer.from_pretrained(where)
@@ -101,10 +104,6 @@ class TextEncoder(nn.Module):
             if positions is not None:
                 longest = min(self.tokenizer.model_max_length, positions)
                 self.tokenizer.model_max_length = longest
-        else:
-            raise ValueError(
-                f"unknown text encoder {config.kind!r}; choose 'scratch' or 'pretrained'"
-            )
         self.width = int(self.backbone.config.hidden_size)
         self._asked: tuple[str, ...] = ()  # the captions of the last call, and their tokens
         self._tokens: Tokens | None = None

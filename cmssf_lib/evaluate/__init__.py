@@ -2,14 +2,15 @@
 
 `embed` runs the encoders once; everything else is arithmetic on what it returns. `report` puts
 the measures of a finished run together, `monitor` the cheap ones of a run under way.
-`probe_report` and `fine_tune_report` measure with few labels.
+`probe_report` and `fine_tune_report` measure with few labels what features are worth.
 
 No measure here looks at a label while it embeds, and none updates a weight of the method it is
 given: fine-tuning trains a copy. Whether the *method* used labels is another matter: class captions
 are labels in words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import fmean
 
 import torch
@@ -26,23 +27,20 @@ from cmssf_lib.evaluate.embeddings import (
     embed_mirrored as embed_mirrored,
     embed_prompts as embed_prompts,
     embed_texts as embed_texts,
-    zero_shot_prompts as zero_shot_prompts,
+    pixel_features as pixel_features,
     zero_shot_prompts_from_captions as zero_shot_prompts_from_captions,
 )
-from cmssf_lib.evaluate.few_labels import probe_report as probe_report
 from cmssf_lib.evaluate.finetune import (
     FineTuneConfig as FineTuneConfig,
-    FineTuned as FineTuned,
     fine_tune as fine_tune,
     fine_tune_report as fine_tune_report,
 )
 from cmssf_lib.evaluate.linear import (
     JudgeConfig as JudgeConfig,
-    Probe as Probe,
     few_labels as few_labels,
     label_draws as label_draws,
     linear_probe as linear_probe,
-    pixel_features as pixel_features,
+    with_each_choice,
 )
 from cmssf_lib.evaluate.neighbours import (
     accuracy as accuracy,
@@ -65,7 +63,7 @@ from cmssf_lib.evaluate.robustness import (
     output_fusion_ceiling as output_fusion_ceiling,
     single_ceiling as single_ceiling,
 )
-from cmssf_lib.methods import CMSSF
+from cmssf_lib.methods import CMSSF, Method
 from cmssf_lib.methods.base import evaluating
 
 
@@ -73,7 +71,6 @@ def report(
     method: CMSSF,
     splits: Splits,
     *,
-    prompts: Sequence[Sequence[str]] | None = None,
     embedded: tuple[Float[Tensor, "m width"], Embeddings] | None = None,
 ) -> dict[str, float]:
     """Measure a trained method on the test set.
@@ -94,8 +91,8 @@ def report(
 
     Args:
         method: Trained.
-        splits: Training set (bank and prompts) and test set.
-        prompts: For each class its prompts; None: its captions in the training set.
+        splits: Training set, whose pictures are the bank and whose captions the prompts, and test
+            set.
         embedded: What `embed_features` makes of the training set and `embed` of the test set, if
             that is known already.
 
@@ -103,11 +100,11 @@ def report(
         Flat: name → number.
 
     Raises:
-        ValueError: The test set is of one class or too small for k = 10, a class has no prompt,
+        ValueError: The test set is of one class or too small for k = 10, a class has no caption,
             or embeddings hold NaN.
     """
     train, test = splits
-    texts = class_captions(train) if prompts is None else prompts
+    texts = class_captions(train)
     prompt, prompt_class = embed_prompts(method, texts)
     bank, e = embedded or (embed_features(method, train), embed(method, test))
     means, k = zero_shot_prompts_from_captions(method, texts), usual_k(len(train))
@@ -122,13 +119,12 @@ def report(
     results |= {f"image_to_text_{name}": v for name, v in image_to_text.items() if name[0] == "R"}
     # A caption asks once for each class it is used for, however many pictures share it.
     caption, label = torch.stack([e.caption_index, e.labels]).unique(dim=1)  # (q,) both
-    for name, found in (
-        ("text_to_image_{}", retrieval(e.text[caption], e.image, label, e.labels)),
-        ("exact_caption_{}", exact_caption_retrieval(e.image, e.text, e.caption_index)),
-        ("{}_similarity", pair_similarity(e.image, e.text_per_image, e.labels)),
-    ):
-        results |= {name.format(part): value for part, value in found.items()}
-    return results
+    text_to_image = retrieval(e.text[caption], e.image, label, e.labels)
+    results |= {f"text_to_image_{name}": v for name, v in text_to_image.items()}
+    exact = exact_caption_retrieval(e.image, e.text, e.caption_index)
+    results |= {f"exact_caption_{name}": v for name, v in exact.items()}
+    pairs = pair_similarity(e.image, e.text_per_image, e.labels)
+    return results | {f"{name}_similarity": v for name, v in pairs.items()}
 
 
 def monitor(
@@ -168,18 +164,85 @@ def monitor(
     """
     texts = class_captions(validation) if prompts is None else prompts
     prompt, prompt_class = embed_prompts(method, texts)
-    image = embed_images(method, validation)
-    unique, labels = embed_texts(method, validation.unique_captions), validation.labels.cpu()
-    text = unique[validation.caption_index.cpu()]
-    first = retrieval(image, text, labels, labels, ks=(1,), mean_ap=False)
-    on_device = validation.to(next(method.parameters()).device)
-    with evaluating(method):
+    e = embed(method, validation)
+    first = retrieval(e.image, e.text_per_image, e.labels, e.labels, ks=(1,), mean_ap=False)
+    pairs = pair_similarity(e.image, e.text_per_image, e.labels)
+    with evaluating(method) as device:
         # Shuffled once and for all: a data set sorted by class would give batches of one class.
-        logged = [method.loss(batch) for batch in batches(on_device, batch_size, seed=0, epoch=0)]
+        shuffled = batches(validation.to(device), batch_size, seed=0, epoch=0)
+        logged = [method.loss(batch) for batch in shuffled]
     results = {
         **{name: fmean(each[name].item() for each in logged) for name in ("loss", "floor")},
-        **{f"{name}_similarity": v for name, v in pair_similarity(image, text, labels).items()},
-        "zero_shot": accuracy(zero_shot(image, prompt, prompt_class), labels),
+        **{f"{name}_similarity": v for name, v in pairs.items()},
+        "zero_shot": accuracy(zero_shot(e.image, prompt, prompt_class), e.labels),
         "retrieval_at_1": first["R@1"],
     }
     return {f"validation_{name}": value for name, value in results.items()}
+
+
+def probe_report(
+    method: Method
+    | Callable[[ImageTextData], Float[Tensor, "n width"]]
+    | tuple[Float[Tensor, "m width"], Float[Tensor, "n width"]],
+    splits: Splits,
+    *,
+    per_class: int | None = 10,
+    fractions: Sequence[float] = (),
+    draws: int = 3,
+    predictions: dict[str, Tensor] | None = None,
+) -> dict[str, float]:
+    """Measure frozen features on the test set, with few labels and with many.
+
+    For `per_class` and for each of `fractions` there is a name, such as "10_per_class", "1pct",
+    "100pct", and under it:
+
+    - `linear_<name>`: accuracy of `linear_probe`, the mean over `draws` choices of the labelled
+      examples; `linear_<name>_std`, the standard deviation over these choices (0 for a single
+      one); `linear_<name>_draws`, how many there were. All labels can be chosen in one way only.
+    - `knn_<name>`: accuracy of the nearest among the same labelled examples, likewise the mean.
+    - `labels_<name>`: how many labels that is.
+    - `knn`, without a name: of the `knn_k` nearest, with the labels of the whole training set.
+
+    The choices are those of the seeds 0, 1, …: every method is measured with the same labels.
+    Baselines go the same way: raw pixels as `probe_report(pixel_features, splits)`, an untrained
+    network as a method that was built and not trained.
+
+    Args:
+        method: Its weights, buffers and modes are left as they are; or a function from data to
+            features; or the features of both sets.
+        splits: Training set and test set. To choose a setting by these numbers, put a validation
+            set in the place of the test set.
+        per_class: Labels a class; None for none such.
+        fractions: Parts of the training set.
+        draws: Choices of labelled examples.
+        predictions: If given, filled with the predicted classes behind each accuracy, under its
+            name: (draws, n) for n test pictures, (n,) for `knn`.
+
+    Returns:
+        Flat: name → number.
+
+    Raises:
+        ValueError: There is nothing to measure, `draws` < 1, a class has too few examples, or
+            features hold NaN.
+    """
+    train, test = splits
+    chosen = label_draws(train, per_class, fractions, draws)
+    classes, labels, truth = len(train.class_names), train.labels.cpu(), test.labels.cpu()
+    if isinstance(method, Method):
+        method = partial(embed_features, method)
+    bank, queries = method if isinstance(method, tuple) else map(method, splits)
+
+    def linear(index: Tensor, draw: int) -> Tensor:
+        return linear_probe(bank[index], labels[index], queries)
+
+    def nearest(index: Tensor, draw: int) -> Tensor:
+        return knn(bank[index], labels[index], queries, classes, usual_k(len(index)))
+
+    answers = {} if predictions is None else predictions
+    answers["knn"] = nearest(torch.arange(len(train)), 0)
+    results = with_each_choice("linear", chosen, linear, truth, answers)
+    voted = with_each_choice("knn", chosen, nearest, truth, answers)
+    for name, indices in chosen.items():
+        results[f"knn_{name}"] = voted[f"knn_{name}"]
+        results[f"labels_{name}"] = float(len(indices[0]))
+    return {"knn": accuracy(answers["knn"], truth), "knn_k": float(usual_k(len(train))), **results}

@@ -2,33 +2,31 @@
 
 import copy
 import math
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmssf_lib.data import Batch, ImageTextData, Splits
 from cmssf_lib.evaluate.embeddings import embed_features
-from cmssf_lib.evaluate.few_labels import with_each_choice
-from cmssf_lib.evaluate.linear import Choices
+from cmssf_lib.evaluate.linear import Choices, with_each_choice
 from cmssf_lib.methods import Method
 from cmssf_lib.methods.base import Images
-from cmssf_lib.runs import Run
+from cmssf_lib.settings import settings
 from cmssf_lib.train import TrainConfig, fit
 from cmssf_lib.views import Views, ViewsConfig
 
 
-@dataclass(frozen=True)
+@settings
 class FineTuneConfig:
     """Training on from a method's weights with few labels, to judge them as a start."""
 
-    steps: int  # of the optimizer, the same for every number of labels; 0: none
-    batch_size: int  # pictures a step
-    lr: float  # largest learning rate
+    steps: NonNegativeInt  # of the optimizer, the same for every number of labels; 0: none
+    batch_size: PositiveInt  # pictures a step
+    lr: PositiveFloat  # largest learning rate
     baseline: bool  # send the same network with fresh weights through it as well
     views: ViewsConfig  # how a picture is varied
 
@@ -100,12 +98,11 @@ def fine_tune(
     lr: float,
     seed: int,
     views: ViewsConfig | None = None,
-    run: Run | str | Path | None = None,
 ) -> FineTuned:
     """Train a copy of a method on labelled pictures: AdamW, cosine schedule, a tenth of warm-up.
 
     The budget is in steps, so that all methods, and all numbers of labels, get the same. It is
-    rounded up to whole passes through the pictures; `run` records how many they were.
+    rounded up to whole passes through the pictures.
 
     Args:
         method: Trained, or not: an untrained one is the baseline. It is left as it is.
@@ -116,7 +113,6 @@ def fine_tune(
         lr: Largest learning rate, of the encoder and the classifier alike.
         seed: Of the order of pictures, the views, and dropout.
         views: How a picture is varied while training; None: not at all.
-        run: Where the record goes, as in `fit`; with a folder, an interrupted run goes on.
 
     Returns:
         The fine-tuned copy, in evaluation mode; `predict` classifies with it.
@@ -151,7 +147,7 @@ def fine_tune(
             f"the features of {type(method).__name__} carry no gradient, so its weights cannot be "
             "trained on: take torch.no_grad out of `features` (evaluation switches it on itself)."
         )
-    fit(tuned, labelled, config, run=run, progress=False)
+    fit(tuned, labelled, config, progress=False)
     return tuned
 
 
@@ -182,22 +178,16 @@ def fine_tune_report(
     Raises:
         ValueError: A choice is smaller than a batch, or see `fine_tune`.
     """
-    sizes = {name: len(indices[0]) for name, indices in chosen.items()}
-    if recipe.batch_size > min(sizes.values()):
-        raise ValueError(
-            f"the smallest choice of labels holds {min(sizes.values())} pictures, fewer than one "
-            f"batch of {recipe.batch_size}: choose a smaller batch."
-        )
-    settings: dict[str, Any] = vars(recipe).copy()
-    del settings["baseline"]
+    asked: dict[str, Any] = vars(recipe).copy()
+    del asked["baseline"]
 
     def answers(index: Int64[Tensor, " m"], seed: int) -> Int64[Tensor, " n"]:
-        tuned = fine_tune(method, splits.train.subset(index), seed=seed, **settings)
+        tuned = fine_tune(method, splits.train.subset(index), seed=seed, **asked)
         return tuned.predict(splits.test)
 
     truth, found = splits.test.labels.cpu(), {} if predictions is None else predictions
     results = with_each_choice("fine_tuned", chosen, answers, truth, found)
-    for name, size in sizes.items():
-        a_pass = size // recipe.batch_size
+    for name, indices in chosen.items():
+        a_pass = len(indices[0]) // recipe.batch_size
         results[f"fine_tuned_{name}_steps"] = float(a_pass * math.ceil(recipe.steps / a_pass))
     return results

@@ -1,24 +1,26 @@
 """Few labels: which examples get them, and a linear classifier that is fitted with them."""
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from statistics import fmean, stdev
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64
-from sklearn.exceptions import ConvergenceWarning
+from pydantic import NonNegativeInt, PositiveInt
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from cmssf_lib.data import ImageTextData
-from cmssf_lib.evaluate.neighbours import require_labels, require_rows
+from cmssf_lib.evaluate.neighbours import accuracy, require_labels, require_one_a_row, require_rows
+from cmssf_lib.settings import Fraction, settings
 
 #: Labelled examples: name, such as "10_per_class" → one choice a draw.
 Choices = Mapping[str, Sequence[Int64[Tensor, " m"]]]
-#: Penalties that a probe chooses from, the strongest first: scikit-learn's C is their inverse.
+#: Penalties that a probe chooses from, the strongest first: scikit-learn's C is their inverse. All
+#: recorded results are chosen from these five. With ten labels a class it is often the strongest:
+#: a still stronger one might answer a little better.
 PENALTIES = (1000.0, 100.0, 10.0, 1.0, 0.1)
 #: With more labels than this a single held-out fifth is large enough to choose by.
 CROSS_VALIDATED = 1000
@@ -26,13 +28,13 @@ CROSS_VALIDATED = 1000
 MAX_STEPS = 2000
 
 
-@dataclass(frozen=True)
+@settings
 class JudgeConfig:
     """How what was learned is measured on the test set, when the training is over."""
 
-    per_class: int  # labels a class with which classifiers are fitted; 0: none such
-    fractions: tuple[float, ...]  # parts of the training set whose labels they get, like 0.01
-    draws: int  # choices of the labelled pictures, where there is a choice
+    per_class: NonNegativeInt  # labels a class with which classifiers are fitted; 0: none such
+    fractions: tuple[Fraction, ...]  # parts of the training set whose labels they get, like 0.01
+    draws: PositiveInt  # choices of the labelled pictures, where there is a choice
     fine_tune: bool  # fine-tune the encoder with them as well; an MAE always is
     pixels: bool  # fit classifiers on raw pixels as well
 
@@ -113,24 +115,38 @@ def label_draws(
     return chosen
 
 
-@dataclass(frozen=True, eq=False)
-class Probe:
-    """What a linear probe answered, and what it chose."""
+def with_each_choice(
+    way: str,
+    chosen: Choices,
+    answer: Callable[[Int64[Tensor, " m"], int], Int[Tensor, " n"]],
+    truth: Int[Tensor, " n"],
+    predictions: dict[str, Tensor],
+) -> dict[str, float]:
+    """Classify the test set with each choice of labels: accuracy's mean, deviation, and number.
 
-    predictions: Int64[Tensor, " n"]  # the predicted class of each query
-    penalty: float  # the chosen strength of the penalty
-    # With that penalty, on labelled examples that were held out; NaN: there was no choice to make.
-    validation_accuracy: float
+    Args:
+        way: How it is classified, with which the names begin.
+        chosen: Of labelled examples.
+        answer: From a choice and its number to the predicted classes.
+        truth: The right ones.
+        predictions: Filled with the predicted ones, (draws, n).
+    """
+    results = {}
+    for part, indices in chosen.items():
+        name = f"{way}_{part}"
+        predictions[name] = torch.stack([answer(index, i) for i, index in enumerate(indices)])
+        scores = [accuracy(predicted, truth) for predicted in predictions[name]]
+        results[name] = fmean(scores)
+        results[f"{name}_std"] = stdev(scores) if len(scores) > 1 else 0.0
+        results[f"{name}_draws"] = float(len(scores))
+    return results
 
 
 def linear_probe(
     features: Float[Tensor, "m width"],
     labels: Int[Tensor, " m"],
     queries: Float[Tensor, "n width"],
-    *,
-    penalties: Sequence[float] = PENALTIES,
-    seed: int = 0,
-) -> Probe:
+) -> Int64[Tensor, " n"]:
     """Fit a softmax classifier on frozen features and classify others with it.
 
     It minimises the summed cross-entropy plus penalty / 2 · ‖W‖² (the bias is free), which is
@@ -138,47 +154,33 @@ def linear_probe(
     Features are first shifted and scaled to mean 0 and standard deviation 1 over the labelled
     examples, so that a penalty means the same for every method.
 
-    The penalty is the one that answers best on labelled examples held out from the fit: each
-    fifth in turn, or one fifth of more than 1,000. Then the classifier is fitted on all of them.
-    The queries and their labels take no part in any of this. With ten labels a class the strongest
-    of `PENALTIES` is often chosen: a still stronger one might answer a little better. All recorded
-    results are chosen from these five.
+    The penalty is the one that answers best on labelled examples held out from the fit (see
+    `best_penalty`). Then the classifier is fitted on all of them. The queries and their labels take
+    no part in any of this.
 
     Args:
         features: Of the labelled examples, as `embed_features` returns them.
         labels: Their classes.
         queries: Features to classify.
-        penalties: To choose from; of equally good ones the strongest. With a single one nothing
-            is held out.
-        seed: Of the split into fifths.
 
     Returns:
-        The predictions, the penalty, and how well it did on held-out examples.
+        The predicted class of each query.
 
     Raises:
         ValueError: A set is empty, widths or lengths differ, a feature is NaN or infinite, there
-            is only one class, a penalty is not positive, or there is a penalty to choose and a
-            class with a single label.
+            is only one class, or a class has a single label.
 
     References:
         Zhang et al. 2016, "Colorful Image Colorization", section 3.2, for the practice; Radford
         et al. 2021 (CLIP), section 3.2, for logistic regression with a chosen penalty.
     """
     require_rows("features", features, "queries", queries)
-    if labels.shape != (len(features),):
-        raise ValueError(
-            f"labels has shape {tuple(labels.shape)}; expected ({len(features)},), one a row."
-        )
+    require_one_a_row("labels", labels, len(features))
     counts = labels.unique(return_counts=True)[1]
     if len(counts) < 2:
         raise ValueError("all labelled examples are of one class: there is nothing to tell apart.")
-    if not penalties or not all(penalty > 0 for penalty in penalties):
-        raise ValueError(f"penalties are {tuple(penalties)}; expected at least one, all positive.")
-    if len(penalties) > 1 and int(counts.min()) < 2:
-        raise ValueError(
-            "a class has a single label, so nothing can be held out to choose the penalty by: "
-            "label two of each class, or give one penalty, such as penalties=(10.0,)."
-        )
+    if int(counts.min()) < 2:
+        raise ValueError("a class has a single label: label two of each, to hold out one.")
     raw = features.cpu().double()
     mean, std = raw.mean(dim=0), raw.std(dim=0, correction=0)
     # What varies by no more than rounding errors is constant, and stays so.
@@ -190,49 +192,33 @@ def linear_probe(
         span = np.linalg.svd(x, full_matrices=False)[2]  # (m, width), orthonormal rows
         x, q = x @ span.T, q @ span.T
     y = labels.cpu().numpy()
-    weakest_last = sorted(penalties, reverse=True)
-    best, score = weakest_last[0], float("nan")
-    if len(weakest_last) > 1:
-        right = np.zeros(len(weakest_last))
-        held_out = 0
-        for kept, tested in _folds(x, y, seed):
-            for i, model in enumerate(_path(x[kept], y[kept], weakest_last)):
-                right[i] += (model.predict(x[tested]) == y[tested]).sum()
-            held_out += len(tested)
-        best, score = weakest_last[right.argmax()], right.max() / held_out
+    best = best_penalty(x, y)
     # Along the same path: started from a stronger penalty's weights, the solver is soon there.
-    *_, model = _path(x, y, [p for p in weakest_last if p >= best])
-    return Probe(torch.from_numpy(model.predict(q)).long(), best, float(score))
+    *_, model = _path(x, y, [penalty for penalty in PENALTIES if penalty >= best])
+    return torch.from_numpy(model.predict(q)).long()
+
+
+def best_penalty(x: Float[np.ndarray, "m width"], y: Int[np.ndarray, " m"]) -> float:
+    """Return the penalty that answers best on held-out examples; of equally good the strongest.
+
+    Each fifth of the examples is held out in turn, or one fifth of more than `CROSS_VALIDATED`.
+    Every part holds all classes; with fewer than five labels of a class there are fewer parts.
+    """
+    parts = min(5, int(np.unique(y, return_counts=True)[1].min()))
+    folds = list(StratifiedKFold(parts, shuffle=True, random_state=0).split(x, y))
+    right = np.zeros(len(PENALTIES))
+    for kept, held_out in folds if len(y) <= CROSS_VALIDATED else folds[:1]:
+        for i, model in enumerate(_path(x[kept], y[kept], PENALTIES)):
+            right[i] += (model.predict(x[held_out]) == y[held_out]).sum()
+    return PENALTIES[right.argmax()]
 
 
 def _path(x: np.ndarray, y: np.ndarray, penalties: Sequence[float]) -> Iterator[LogisticRegression]:
-    """Fit once for each penalty, each fit starting where the one before ended."""
+    """Fit once for each penalty, each fit starting where the one before ended.
+
+    scikit-learn warns of a fit that was stopped before its minimum, after `MAX_STEPS`.
+    """
     model = LogisticRegression(max_iter=MAX_STEPS, tol=1e-5, warm_start=True)
     for penalty in penalties:
         model.C = 1 / penalty
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(x, y)
-        if model.n_iter_.max() >= MAX_STEPS:
-            warnings.warn(
-                f"the probe with penalty {penalty:g} was stopped after {MAX_STEPS} steps, before "
-                "its minimum: its accuracy may be a little low. Leave out weak penalties.",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        yield model
-
-
-def _folds(x: np.ndarray, y: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Split into fifths (or fewer parts, if a class has fewer labels) with all classes in each."""
-    parts = min(5, int(np.unique(y, return_counts=True)[1].min()))
-    folds = list(StratifiedKFold(parts, shuffle=True, random_state=seed).split(x, y))
-    return folds if len(y) <= CROSS_VALIDATED else folds[:1]
-
-
-def pixel_features(data: ImageTextData) -> Float[Tensor, "n values"]:
-    """Return the raw pixels in [0, 1] as features: what a method must beat.
-
-    Every value is a feature: 768 on scenes of 16×16, 3,072 on CIFAR-10.
-    """
-    return data.images.flatten(1).float().cpu() / 255
+        yield model.fit(x, y)

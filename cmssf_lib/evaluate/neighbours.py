@@ -171,11 +171,9 @@ def nearest_pixels(train: ImageTextData, test: ImageTextData) -> float:
     Raises:
         ValueError: The pictures of the two sets differ in size.
     """
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise ValueError(
-            f"pictures have shapes {tuple(train.images.shape[1:])} and "
-            f"{tuple(test.images.shape[1:])}; pixels can only be compared at the same size."
-        )
+    shapes = [tuple(data.images.shape[1:]) for data in (train, test)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"pictures of {shapes}: pixels can only be compared at the same size.")
     size = max(1, BLOCK // max(len(train), train.images[0].numel()))  # pictures in a block
     correct = 0.0
     for queries, labels in zip(test.images.split(size), test.labels.cpu().split(size), strict=True):
@@ -213,10 +211,10 @@ def accuracy(predictions: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> float
     return int((predictions == labels).sum()) / len(labels)
 
 
-def require_widths(
+def require_rows(
     name: str, x: Shaped[Tensor, "..."], other_name: str, y: Shaped[Tensor, "..."]
 ) -> None:
-    """Refuse all but two non-empty sets of vectors of one width."""
+    """Refuse all but two non-empty sets of vectors of one width, and NaN in them."""
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(
             f"{name} has shape {tuple(x.shape)} and {other_name} {tuple(y.shape)}; expected two "
@@ -224,24 +222,20 @@ def require_widths(
         )
     if len(x) == 0 or len(y) == 0:
         raise ValueError(f"{name} holds {len(x)} rows and {other_name} {len(y)}; both need one.")
-
-
-def require_rows(
-    name: str, x: Shaped[Tensor, "..."], other_name: str, y: Shaped[Tensor, "..."]
-) -> None:
-    """Refuse what `require_widths` refuses, and NaN."""
-    require_widths(name, x, other_name, y)
     for which, rows in ((name, x), (other_name, y)):
         if not rows.isfinite().all():
-            raise ValueError(
-                f"{which} holds NaN or infinity: the weights of the encoder are broken."
-            )
+            raise ValueError(f"{which} holds NaN or infinity: the encoder's weights are broken.")
+
+
+def require_one_a_row(name: str, values: Shaped[Tensor, "..."], n: int) -> None:
+    """Refuse all but one number for each of n rows."""
+    if values.shape != (n,):
+        raise ValueError(f"{name} has shape {tuple(values.shape)}; expected ({n},), one a row.")
 
 
 def require_labels(name: str, labels: Shaped[Tensor, "..."], n: int, classes: int) -> None:
     """Refuse all but one label for each of n rows, all of them classes."""
-    if labels.shape != (n,):
-        raise ValueError(f"{name} has shape {tuple(labels.shape)}; expected ({n},), one a row.")
+    require_one_a_row(name, labels, n)
     if n and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
         raise ValueError(
             f"{name} runs from {int(labels.min())} to {int(labels.max())}, but there are {classes} "

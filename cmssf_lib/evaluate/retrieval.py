@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from cmssf_lib.evaluate.neighbours import TIE, require_rows, similar_blocks
+from cmssf_lib.evaluate.neighbours import TIE, require_one_a_row, require_rows, similar_blocks
+from cmssf_lib.methods.base import similarities
 
 
 def retrieval(
@@ -50,19 +50,17 @@ def retrieval(
             1 … m, the gallery holds one group only, or a query's group is not in the gallery.
     """
     require_rows("queries", queries, "gallery", gallery)
-    if query_groups.shape != (len(queries),) or gallery_groups.shape != (len(gallery),):
-        raise ValueError(
-            f"groups have shapes {tuple(query_groups.shape)} and {tuple(gallery_groups.shape)}; "
-            f"expected ({len(queries)},) and ({len(gallery)},), one a row."
-        )
+    require_one_a_row("query_groups", query_groups, len(queries))
+    require_one_a_row("gallery_groups", gallery_groups, len(gallery))
     if len(gallery_groups.unique()) < 2:
         raise ValueError("the gallery holds one group only: every answer would be right.")
     missing = query_groups[~torch.isin(query_groups, gallery_groups)].unique().tolist()
     if missing:
+        raise ValueError(f"the gallery holds nothing of the groups {missing[:5]} of the queries.")
+    if len(ks) == 0 or min(ks) < 1 or max(ks) > len(gallery):
         raise ValueError(
-            f"the gallery holds nothing of the groups {missing[:5]} that queries look for."
+            f"ks is {tuple(ks)}, but the gallery holds {len(gallery)}: choose from 1 to that."
         )
-    _require_ks(ks, len(gallery))
     sums = dict.fromkeys([f"{m}@{k}" for m in "RP" for k in ks] + ["mAP"] * mean_ap, 0.0)
     for rows, similarity in similar_blocks(queries, gallery):
         right = query_groups[rows, None] == gallery_groups[None, :]  # (b, m)
@@ -88,7 +86,7 @@ def exact_caption_retrieval(
     Captions repeat: if n_i pictures share a caption, the gallery holds it n_i times, no method
     can tell the copies apart, and the own copy is among the first k with probability k / n_i at
     best. That is the ceiling, given next to each result: with ten captions for 10,000 pictures
-    R@1 cannot exceed 0.1 %. Chance is k / n.
+    R@1 cannot exceed 0.1 %. Chance is k / n. It is `retrieval` with a group for each picture.
 
     Args:
         image: Pictures in the shared space.
@@ -100,29 +98,18 @@ def exact_caption_retrieval(
         "R@k" and "R@k_ceiling" for every k.
 
     Raises:
-        ValueError: A set is empty or holds NaN, the dimensions differ, an index lies outside
-            `text`, or a k is not within 1 … n.
+        ValueError: There is one picture only, a set holds NaN, the dimensions differ, or a k is
+            not within 1 … n.
+        IndexError: An index lies outside `text`.
     """
-    require_rows("image", image, "text", text)
-    if caption_index.shape != (len(image),):
-        raise ValueError(
-            f"caption_index has shape {tuple(caption_index.shape)}; expected ({len(image)},)."
-        )
-    if int(caption_index.min()) < 0 or int(caption_index.max()) >= len(text):
-        raise ValueError(f"caption_index points outside the {len(text)} captions.")
-    _require_ks(ks, len(image))
-    copies = torch.bincount(caption_index, minlength=len(text)).float()  # (u,) exact below 2²⁴
-    sums = dict.fromkeys([name for k in ks for name in (f"R@{k}", f"R@{k}_ceiling")], 0.0)
-    for rows, similarity in similar_blocks(image, text):
-        own = caption_index[rows]
-        score = similarity.gather(1, own[:, None].long())  # (b, 1): the picture's own caption
-        above = (similarity > score + TIE).float() @ copies  # (b,) items that come before it
-        least = (similarity >= score - TIE).float() @ copies  # (b,) those and its ties, itself too
-        above, least, same = (x.cpu().double() for x in (above, least, copies[own]))
-        for k in ks:
-            sums[f"R@{k}"] += float(((k - above) / (least - above)).clamp(0, 1).sum())
-            sums[f"R@{k}_ceiling"] += float((k / same).clamp(max=1).sum())
-    return {name: total / len(image) for name, total in sums.items()}
+    own = torch.arange(len(image), device=image.device)
+    found = retrieval(image, text[caption_index], own, own, ks, mean_ap=False)
+    copies = caption_index.bincount()[caption_index].cpu().double()  # (n,)
+    results = {}
+    for k in ks:
+        results[f"R@{k}"] = found[f"R@{k}"]
+        results[f"R@{k}_ceiling"] = float((k / copies).clamp(max=1).mean())
+    return results
 
 
 def pair_similarity(
@@ -137,8 +124,7 @@ def pair_similarity(
       is what "negative pairs" drawn at random measure, and it is too high: with ten classes about
       a tenth of it is positive similarity.
 
-    All three are exact means over all pairs. None needs the n × n matrix, because the sum of all
-    dot products is the dot product of the sums.
+    All three are exact means over all pairs, in double precision.
 
     Args:
         image: Pictures in the shared space.
@@ -157,20 +143,15 @@ def pair_similarity(
             f"{len(image)} pictures, {len(text)} texts, labels of shape {tuple(labels.shape)}; "
             "expected one text and one label a picture."
         )
-    names, labels = labels.cpu().unique(return_inverse=True)
-    if len(names) < 2:
+    if len(labels.unique()) < 2:
         raise ValueError("all pictures are of one class: there are no pairs of different classes.")
     # Sums over many pairs: in double precision, on the CPU, which has it on every machine.
-    x, t = (F.normalize(e.cpu().double(), dim=1) for e in (image, text))  # (n, dim)
-    member = F.one_hot(labels).cpu().double()  # (n, classes)
-    n, sizes = len(x), member.sum(dim=0)
-    own = (x * t).sum()
-    everything = x.sum(dim=0) @ t.sum(dim=0)
-    same_class = ((member.T @ x) * (member.T @ t)).sum()
+    x, t = image.cpu().double(), text.cpu().double()
+    by_picture, by_class = similarities(x, t), similarities(x, t, labels.cpu())
     return {
-        "positive": (own / n).item(),
-        "different_class": ((everything - same_class) / (n**2 - sizes.square().sum())).item(),
-        "contaminated": ((everything - own) / (n * (n - 1))).item(),
+        "positive": by_picture["positive_similarity"].item(),
+        "different_class": by_class["negative_similarity"].item(),
+        "contaminated": by_picture["negative_similarity"].item(),
     }
 
 
@@ -207,10 +188,3 @@ def _average_precision(similarity: Float[np.ndarray, " m"], right: Bool[np.ndarr
     ranks = len(everything) - np.searchsorted(everything, least)
     found = len(hits) - np.searchsorted(hits, least)
     return float((found / ranks).mean())
-
-
-def _require_ks(ks: Sequence[int], gallery: int) -> None:
-    if len(ks) == 0 or min(ks) < 1 or max(ks) > gallery:
-        raise ValueError(
-            f"ks is {tuple(ks)}, but the gallery holds {gallery}: choose from 1 to that."
-        )

@@ -32,10 +32,9 @@ SOUND_NOISE = (0.5, 1.0, 1.5, 2.0, 3.0)  # standard deviation; a tone's sines ha
 DELAYS = (0.01, 0.02, 0.03, 0.04, 0.05)  # seconds; the tone lasts 0.05
 RATES = (0.2, 0.4, 0.6, 0.8, 1.0)  # shares of the test set
 
+Damage = Callable[[ImageTextData, float], ImageTextData]
 #: What is damaged, how, how strongly, and what does it. The seeds are the same for every model.
-DAMAGES: tuple[
-    tuple[str, str, tuple[float, ...], Callable[[ImageTextData, float], ImageTextData]], ...
-] = (
+DAMAGES: tuple[tuple[str, str, tuple[float, ...], Damage], ...] = (
     ("image", "noise", PIXEL_NOISE, partial(noisy_pixels, seed=2)),
     ("sound", "noise", SOUND_NOISE, partial(noisy_sounds, seed=3)),
     ("sound", "delay", DELAYS, delayed),
@@ -130,10 +129,7 @@ def caption_ceiling(data: ImageTextData) -> float:
 def _probabilities(joint: Shaped[Tensor, "a b classes"]) -> Float[Tensor, "a b classes"]:
     """Check a table of frequencies and let it sum to one."""
     if joint.ndim != 3:
-        raise ValueError(
-            f"a joint table has three axes (modality A, modality B, answer); got shape "
-            f"{tuple(joint.shape)}"
-        )
+        raise ValueError(f"a joint table has three axes, A, B and answer; not {joint.ndim}")
     table = joint.cpu().double()
     if not (table.isfinite().all() and (table >= 0).all() and table.sum() > 0):
         raise ValueError(
@@ -210,16 +206,14 @@ def damaged(
     """
     yield "accuracy", test, None
     n = len(test)
-    everywhere, nowhere = torch.ones(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
-    for modality in modalities:
-        others = [m for m in modalities if m != modality]
-        if others:
-            yield f"only_{modality}", test, dict.fromkeys(others, nowhere) | {modality: everywhere}
-            # One draw for all rates: whoever is without it at 20 % is without it at 40 % too.
-            draw = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    if len(modalities) > 1:
+        # One draw for all rates: whoever is without it at 20 % is without it at 40 % too.
+        draw = torch.rand(n, generator=torch.Generator().manual_seed(0))
+        for modality in modalities:
+            alone = {other: torch.full((n,), other == modality) for other in modalities}
+            yield f"only_{modality}", test, alone
             for rate in RATES:
                 yield f"{modality}_missing_{rate}", test, {modality: draw >= rate}
-    if len(modalities) > 1:
         draw = torch.rand(n, len(modalities), generator=torch.Generator().manual_seed(1))
         for rate in RATES:
             here = (draw >= rate) | (draw == draw.amax(dim=1, keepdim=True))  # never none

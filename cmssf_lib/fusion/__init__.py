@@ -4,12 +4,24 @@ All models take the same dictionary of modalities and say what is missing the sa
 ``model(inputs, present)`` → logits. They differ in where the modalities meet: in the data
 (`EarlyFusion`), in the features (`FeatureFusion`), in the answers (`LateFusion`), or again and
 again on the way (`CoAttention`). The first and the last have one encoder for all (`joint.py`),
-the other two one for each modality (`separate.py`). `FusionClassifier` is what `fit` trains.
+the other two one for each modality (`separate.py`). `FusionClassifier` is what `fit` trains: any
+of these models, on pictures, captions and sounds.
 """
 
-from cmssf_lib.fusion.classifier import RULES as RULES, FusionClassifier as FusionClassifier
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from cmssf_lib.data import Batch, ImageTextData, batches
+from cmssf_lib.encoders import tokenize, word_tokenizer
 from cmssf_lib.fusion.inputs import (
     FusionConfig as FusionConfig,
+    FusionModel,
+    Masks,
     collect_masks as collect_masks,
     hide as hide,
 )
@@ -26,3 +38,133 @@ from cmssf_lib.fusion.separate import (
     weighted_mean as weighted_mean,
 )
 from cmssf_lib.fusion.streams import Attention as Attention, Block as Block, attention as attention
+from cmssf_lib.methods.base import Method, evaluating
+
+MODELS: Mapping[str, type[FusionModel]] = {
+    model.kind: model for model in (EarlyFusion, FeatureFusion, LateFusion, CoAttention)
+}
+RULES = {kind: model.rules for kind, model in MODELS.items()}
+AT_ONCE = 512  # examples that are answered at once
+
+
+class FusionClassifier(Method):
+    """Answers with a class what several modalities show.
+
+    Args:
+        config: Which model, and its sizes.
+        captions: Texts the tokenizer is built from; read only if "text" is a modality.
+        classes: Number of answers.
+
+    Attributes:
+        model: The fusion model.
+
+    Raises:
+        ValueError: If the configuration is inconsistent, or there are no captions to build from.
+    """
+
+    lasting = ("",)
+
+    def __init__(self, config: FusionConfig, captions: Sequence[str], classes: int) -> None:
+        super().__init__()
+        self.config = config
+        reads = "text" in config.modalities
+        self.tokenizer = word_tokenizer(captions, config.max_length) if reads else None
+        vocabulary = 0 if self.tokenizer is None else len(self.tokenizer)
+        self.model = MODELS[config.kind](config, vocabulary, classes)
+
+    def inputs(self, batch: Batch, hide: Sequence[str] = ()) -> dict[str, Tensor]:
+        """Collect what the model takes from a batch.
+
+        Args:
+            batch: Of the data.
+            hide: Modalities to leave out.
+
+        Raises:
+            ValueError: If the data has no sounds but the model takes them, or `hide` names
+                what the model does not take.
+        """
+        takes = self.config.modalities
+        if unknown := [name for name in hide if name not in takes]:
+            raise ValueError(f"cannot hide {unknown[0]!r}: this model takes {', '.join(takes)}")
+        found = {"image": batch.images}
+        if self.tokenizer is not None:  # each different caption is tokenized once
+            ids, _ = tokenize(self.tokenizer, batch.captions, batch.images.device)
+            found["text"] = ids[batch.caption_index]
+        if batch.sounds is not None:
+            found["sound"] = batch.sounds
+        elif "sound" in takes and "sound" not in hide:
+            raise ValueError("this model takes sounds, but the data has none: load it with sounds")
+        return {name: found[name] for name in takes if name not in hide}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Compare the answers with the labels.
+
+        Returns:
+            "loss", the cross-entropy (for late fusion the sum of the single models'), and
+            "accuracy" (for late fusion that of the rule "mean", which needs no fitting).
+        """
+        inputs = self.inputs(batch)
+        if isinstance(self.model, LateFusion):
+            answers, presence = self.model.log_probabilities(inputs)
+            loss = self.model.loss(answers, presence, batch.labels)
+            logits = self.model.combine(answers.detach(), presence, "mean")
+        else:
+            logits = self.model(inputs)
+            loss = F.cross_entropy(logits, batch.labels)
+        right = logits.detach().argmax(dim=1) == batch.labels
+        return {"loss": loss, "accuracy": right.float().mean()}
+
+    def predict(
+        self,
+        data: ImageTextData,
+        *,
+        present: Masks = None,
+        hide: Sequence[str] = (),
+        rule: str | None = None,
+    ) -> Float[Tensor, "n classes"]:
+        """Answer for every example, in evaluation mode.
+
+        Args:
+            data: On any device.
+            present: For a modality, ``(n,)`` bool: which examples have it.
+            hide: Modalities that are missing for all.
+            rule: Of late fusion, in place of the configuration's.
+
+        Returns:
+            Log-probabilities, on the data's device.
+
+        Raises:
+            ValueError: As `collect_masks`; a mask must be as long as the data; only late
+                fusion takes a rule.
+            RuntimeError: If the rule of a late fusion has not been fitted.
+        """
+        takes, present = self.config.modalities, present or {}
+        collect_masks(dict.fromkeys(takes, data.labels), present, takes)  # refuses what cannot be
+        model = self.model if rule is None else partial(self._late(), rule=rule)
+        answers = []
+        with evaluating(self) as device:
+            for batch in batches(data.to(device), AT_ONCE, shuffle=False, drop_last=False):
+                here = {n: mask[batch.index.to(mask.device)] for n, mask in present.items()}
+                answers.append(model(self.inputs(batch, hide), here))
+        return torch.cat(answers).log_softmax(dim=1).to(data.images.device)
+
+    def fit_rule(self, validation: ImageTextData) -> None:
+        """Fit how late fusion weighs its models, on data held out from training.
+
+        Args:
+            validation: Held out; it must show every class.
+
+        Raises:
+            ValueError: If the model is no late fusion, or a class is missing.
+        """
+        model = self._late()
+        with evaluating(self) as device:
+            in_order = batches(validation.to(device), AT_ONCE, shuffle=False, drop_last=False)
+            parts = [model.log_probabilities(self.inputs(batch)) for batch in in_order]
+        answers, presence = (torch.cat(part) for part in zip(*parts, strict=True))
+        model.fit_rules(answers, presence, validation.labels)
+
+    def _late(self) -> LateFusion:
+        if not isinstance(self.model, LateFusion):
+            raise ValueError(f"only late fusion has rules to choose; this is {self.model.kind}")
+        return self.model

@@ -1,38 +1,40 @@
 """What all fusion models share: settings, what they are given, and which modality is missing."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Shaped
+from pydantic import PositiveInt
 from torch import Generator, Tensor, nn
 
-MODALITIES = ("image", "text", "sound")
+from cmssf_lib.settings import BelowOne, settings
+
 Inputs = Mapping[str, Tensor]  # modality → one row for each example
 Masks = Mapping[str, Tensor] | None  # modality → (b,) bool: which examples have it; None: all do
 Presence = Bool[Tensor, "b m"]  # which example has which modality
 Logits = Float[Tensor, "b classes"]
 
 
-@dataclass(frozen=True)
+@settings
 class FusionConfig:
     """A model that answers from several modalities at once."""
 
-    kind: str  # where the modalities meet: early, feature, late or coattention
+    kind: Literal["early", "feature", "late", "coattention"]  # where the modalities meet
     rule: str  # how they meet; one of the rules of this kind
-    modalities: tuple[str, ...]  # which of them the model takes
-    image_size: tuple[int, int]  # height and width of the pictures, in pixels
-    patch_size: int  # side of a patch in pixels; the convolutional stem needs 4
-    width: int  # length of a token
-    depth: int  # transformer blocks that a token goes through
-    heads: int  # attention heads in each block
-    rank: int  # factors of the bilinear form (rule "bilinear")
+    modalities: tuple[Literal["image", "text", "sound"], ...]  # which of them the model takes
+    image_size: tuple[PositiveInt, PositiveInt]  # height and width of the pictures, in pixels
+    patch_size: PositiveInt  # side of a patch in pixels; the convolutional stem needs 4
+    width: PositiveInt  # length of a token
+    depth: PositiveInt  # transformer blocks that a token goes through
+    heads: PositiveInt  # attention heads in each block
+    rank: PositiveInt  # factors of the bilinear form (rule "bilinear")
     norm_first: bool  # co-attention: norms before each part, or after it as in the papers
-    hidden: int  # width of the layer before the answer (feature level, co-attention)
-    max_length: int  # longest text in tokens, [CLS] and [SEP] counted
-    samples: int  # length of every sound; 0.1 seconds at 8 kHz
-    mels: int  # bands of a sound's spectrogram
-    modality_dropout: float = 0.0  # chance that an example loses a modality in a training step
+    hidden: PositiveInt  # width of the layer before the answer (feature level, co-attention)
+    max_length: PositiveInt  # longest text in tokens, [CLS] and [SEP] counted
+    samples: PositiveInt  # length of every sound; 0.1 seconds at 8 kHz
+    mels: PositiveInt  # bands of a sound's spectrogram
+    modality_dropout: BelowOne = 0.0  # chance that an example loses a modality in a training step
 
 
 def collect_masks(inputs: Inputs, present: Masks, modalities: tuple[str, ...]) -> Presence:
@@ -49,14 +51,14 @@ def collect_masks(inputs: Inputs, present: Masks, modalities: tuple[str, ...]) -
             a mask has another shape or belongs to no input.
         TypeError: If a mask is not bool.
     """
-    present = present or {}
     takes = ", ".join(modalities)
     if not inputs:
         raise ValueError(f"every modality is missing: give at least one of {takes}")
     (first, example), *_ = inputs.items()
     n = len(example)
     presence = torch.zeros(n, len(modalities), dtype=torch.bool, device=example.device)
-    for name in (*inputs, *present):
+    everyone = torch.ones_like(presence[:, 0])
+    for name, mask in {**dict.fromkeys(inputs, everyone), **(present or {})}.items():
         if name not in modalities:
             raise ValueError(f"unknown modality {name!r}: this model takes {takes}")
         if name not in inputs:
@@ -66,8 +68,6 @@ def collect_masks(inputs: Inputs, present: Masks, modalities: tuple[str, ...]) -
                 f"{first!r} holds {n} examples and {name!r} {len(inputs[name])}: give every "
                 "modality the same number, and mask those that are missing"
             )
-        presence[:, modalities.index(name)] = True
-    for name, mask in present.items():
         if mask.dtype != torch.bool:
             raise TypeError(f"the mask of {name!r} must be bool; got {mask.dtype}")
         if mask.shape != (n,):
@@ -127,18 +127,16 @@ class FusionModel(nn.Module):
 
     def _require(self, config: FusionConfig, classes: int) -> None:
         """Refuse settings that no model of this kind can have."""
-        names, known, rules = config.modalities, ", ".join(MODALITIES), ", ".join(self.rules)
+        names, rules = config.modalities, ", ".join(self.rules)
         wrong = ""
         if config.rule not in self.rules:
             wrong = f"unknown rule {config.rule!r} for {self.kind} fusion; choose one of {rules}"
-        elif not names or len(set(names) & set(MODALITIES)) < len(names):
-            wrong = f"modalities are one or more of {known}, each once; got {names}"
+        elif not names or len(set(names)) < len(names):
+            wrong = f"modalities are one or more, each once; got {names}"
         elif self.kind == "coattention" and len(names) != 2:
             wrong = f"co-attention joins exactly two modalities; got {names}: name two"
         elif config.width % config.heads:
             wrong = f"width {config.width} does not divide among {config.heads} heads"
-        elif not 0 <= config.modality_dropout < 1:
-            wrong = f"modality_dropout is from 0 to under 1; got {config.modality_dropout}"
         elif "image" in names and any(side % 4 or side < 4 for side in config.image_size):
             wrong = f"height and width of a picture are multiples of 4; got {config.image_size}"
         elif classes < 2:

@@ -28,7 +28,7 @@ class EarlyFusion(FusionModel, streams.TokenReader):
     def add_parts(self, config: FusionConfig, classes: int) -> None:
         """Make what this kind of model consists of."""
         width = config.width
-        self.streams = self.for_each(streams.make_stream if config.rule == "tokens" else Planes)
+        self.streams = self.for_each(streams.Stream if config.rule == "tokens" else Planes)
         if config.rule == "tokens":
             self.modality = streams.learned(len(config.modalities), width)
         else:
@@ -184,15 +184,14 @@ class CoAttention(FusionModel):
     def add_parts(self, config: FusionConfig, classes: int) -> None:
         """Make what this kind of model consists of."""
         width, norm_first = config.width, config.norm_first
-        self.streams = self.for_each(streams.make_stream)
+        self.streams = self.for_each(streams.Stream)
         self.layers = nn.ModuleList(
             CoAttentionLayer(width, config.heads, config.rule == "shared", norm_first)
             for _ in range(config.depth)
         )
         # With the norms first, the sum that comes out of the last layer still needs one.
-        self.norms = nn.ModuleList(
-            nn.LayerNorm(width) if norm_first else nn.Identity() for _ in range(2)
-        )
+        norm = nn.LayerNorm if norm_first else nn.Identity
+        self.norms = nn.ModuleList(norm(width) for _ in range(2))
         self.answer = streams.mlp(2 * width, config.hidden, classes)
 
     def forward(self, inputs: Inputs, present: Masks = None) -> Logits:

@@ -105,54 +105,39 @@ def learned(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape) * shape[-1] ** -0.5)
 
 
-class ImageTokens(nn.Module):
-    """One token for every 4×4 pixels of a picture, row by row."""
+class Stream(nn.Module):
+    """One modality as tokens: 4×4 pixels of a picture each, a word, or a frame of a spectrogram.
 
-    def __init__(self, config: FusionConfig) -> None:
+    Args:
+        config: Sizes.
+        name: "image", "text" or "sound".
+        vocabulary: Number of different token ids.
+    """
+
+    def __init__(self, config: FusionConfig, name: str, vocabulary: int) -> None:
         super().__init__()
-        self.size = config.image_size
-        self.stem = ConvStem(self.size[0], config.patch_size, 3, config.width)
-        self.position = learned(1, self.size[0] // 4 * (self.size[1] // 4), config.width)
+        self.config, self.name = config, name
+        if name == "image":
+            height, across = config.image_size
+            self.stem = ConvStem(height, config.patch_size, 3, config.width)
+            self.position = learned(1, (height // 4) * (across // 4), config.width)
+        elif name == "text":
+            self.word = nn.Embedding(vocabulary, config.width)
+            self.position = learned(1, config.max_length, config.width)
+            nn.init.normal_(self.word.weight, std=config.width**-0.5)
+        else:
+            self.frames = AudioTokens(config.width, config.mels, config.samples)
 
-    def forward(self, images: Images) -> tuple[Tokens, Real]:
-        """Return the tokens, all of them real."""
-        tokens = self.stem(pixels(images, self.size)) + self.position
+    def forward(self, value: Shaped[Tensor, "b ..."]) -> tuple[Tokens, Real]:
+        """Return the tokens in their order, a picture's row by row, and which are real."""
+        if self.name == "text":
+            real = words(value, self.word.num_embeddings, self.config.max_length)
+            return self.word(value) + self.position[:, : value.shape[1]], real
+        if self.name == "image":
+            tokens = self.stem(pixels(value, self.config.image_size)) + self.position
+        else:
+            tokens = self.frames(value)
         return tokens, all_real(tokens)
-
-
-class TextTokens(nn.Module):
-    """One token for every word; the token id 0 is padding, which is not real."""
-
-    def __init__(self, config: FusionConfig, vocabulary: int) -> None:
-        super().__init__()
-        self.word = nn.Embedding(vocabulary, config.width)
-        self.position = learned(1, config.max_length, config.width)
-        nn.init.normal_(self.word.weight, std=config.width**-0.5)
-
-    def forward(self, ids: Int64[Tensor, "b n"]) -> tuple[Tokens, Real]:
-        """Return the tokens in their order."""
-        real = words(ids, self.word.num_embeddings, self.position.shape[1])
-        return self.word(ids) + self.position[:, : ids.shape[1]], real
-
-
-class SoundTokens(nn.Module):
-    """One token for every frame of a sound's spectrogram."""
-
-    def __init__(self, config: FusionConfig) -> None:
-        super().__init__()
-        self.frames = AudioTokens(config.width, config.mels, config.samples)
-
-    def forward(self, waveforms: Float[Tensor, "b samples"]) -> tuple[Tokens, Real]:
-        """Return the tokens in their order, all of them real."""
-        tokens = self.frames(waveforms)
-        return tokens, all_real(tokens)
-
-
-def make_stream(config: FusionConfig, name: str, vocabulary: int) -> nn.Module:
-    """Make what turns one modality into tokens; a text has so many different token ids."""
-    if name == "text":
-        return TextTokens(config, vocabulary)
-    return ImageTokens(config) if name == "image" else SoundTokens(config)
 
 
 def pixels(images: Images, size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
@@ -166,11 +151,9 @@ def pixels(images: Images, size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
 
 
 def words(ids: Int64[Tensor, "b n"], vocabulary: int, length: int) -> Real:
-    """Check token ids, and say which are words and not padding."""
+    """Check token ids, and say which are words: 0 is padding."""
     if ids.ndim != 2 or ids.dtype != torch.int64:
-        raise ValueError(
-            f"text is token ids, int64 of shape (b, n); got {ids.dtype} of {tuple(ids.shape)}"
-        )
+        raise ValueError(f"text is token ids, int64 (b, n); got {ids.dtype} {tuple(ids.shape)}")
     if ids.shape[1] > length:
         raise ValueError(
             f"a text of {ids.shape[1]} tokens; this model takes at most {length} (max_length)"
@@ -217,7 +200,7 @@ class StreamEncoder(TokenReader):
 
     def __init__(self, config: FusionConfig, name: str, vocabulary: int) -> None:
         super().__init__()
-        self.stream = make_stream(config, name, vocabulary)
+        self.stream = Stream(config, name, vocabulary)
         self.add_blocks(config)
 
     def forward(self, value: Shaped[Tensor, "b ..."]) -> Float[Tensor, "b width"]:

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmssf_lib.data.batch import Batch
+from cmssf_lib.data.image_text import Batch
+from cmssf_lib.machine import fastest_device
 
 if TYPE_CHECKING:  # the loop trains methods without knowing encoders
     from cmssf_lib.encoders import ImageEncoder
@@ -65,17 +66,23 @@ class Method(nn.Module):
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; then every module gets its own old mode back.
+def evaluating(module: nn.Module) -> Iterator[torch.device]:
+    """Evaluation mode, without gradients, on the fastest device; then all is as it was before.
 
-    One flag for the whole method would not do: a frozen tower stays in evaluation mode while the
-    rest trains.
+    Every module gets its own old mode back. One flag for the whole method would not do: a frozen
+    tower stays in evaluation mode while the rest trains.
+
+    A module on the CPU goes to the machine's card and comes back, so that whoever asks need not
+    know of devices; one that is on a card already (in the middle of a training) stays there.
 
     On NVIDIA's cards all digits of float32 count here, where PyTorch may drop half of them for
     speed (TF32): a number must be the same on another machine.
 
     Args:
         module: A method, or a part of one.
+
+    Yields:
+        The device on which the module is now, for what it is given.
     """
     modes = {part: part.training for part in module.modules()}
     convolutions = torch.backends.cudnn.allow_tf32
@@ -84,13 +91,32 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         module.eval()
         torch.backends.cudnn.allow_tf32 = False
         torch.set_float32_matmul_precision("highest")
-        with torch.no_grad():
-            yield
+        with torch.no_grad(), on_fastest_device(module) as device:
+            yield device
     finally:
         torch.backends.cudnn.allow_tf32 = convolutions
         torch.set_float32_matmul_precision(products)
         for part, training in modes.items():
             part.training = training
+
+
+@contextmanager
+def on_fastest_device(module: nn.Module) -> Iterator[torch.device]:
+    """Lend a module on the CPU to the machine's fastest device, and take it back.
+
+    This is the book's rule for devices: what a reader holds stays where it is, and what takes long
+    (`fit`, measuring, caching) goes to the card and comes back by itself.
+
+    Yields:
+        The device on which the module is.
+    """
+    home = next((weight.device for weight in module.parameters()), torch.device("cpu"))
+    device = fastest_device() if home.type == "cpu" else home
+    try:
+        module.to(device)
+        yield device
+    finally:
+        module.to(home)
 
 
 def require_two_pictures(batch: Batch, what_for: str = "to contrast the first with") -> None:

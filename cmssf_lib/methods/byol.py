@@ -9,31 +9,26 @@ Grill et al. 2020, "Bootstrap Your Own Latent: A New Approach to Self-Supervised
 and the same with a and b exchanged.
 """
 
-from dataclasses import dataclass
-
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from cmssf_lib.data import Batch
 from cmssf_lib.encoders import BatchNormHead, ImageEncoder
 from cmssf_lib.losses import byol_loss
 from cmssf_lib.methods.base import Method, require_two_pictures
-from cmssf_lib.methods.ema import (
-    momentum_copy,
-    momentum_schedule,
-    momentum_update,
-    require_momentum,
-)
+from cmssf_lib.methods.moco import momentum_copy, momentum_schedule, momentum_update
+from cmssf_lib.settings import Fraction, settings
 from cmssf_lib.views import Views, ViewsConfig
 
 
-@dataclass(frozen=True)
+@settings
 class BYOLConfig:
     """BYOL (chapter 6)."""
 
-    hidden: int  # width of the hidden layer of projector and predictor
-    dim: int  # dimensions of the target that is predicted
-    momentum: float  # part of itself that the target keeps in the first step; rises to 1
+    hidden: PositiveInt  # width of the hidden layer of projector and predictor
+    dim: PositiveInt  # dimensions of the target that is predicted
+    momentum: Fraction  # part of itself that the target keeps in the first step; rises to 1
     views: ViewsConfig  # how the two views of a picture are made
     predictor: bool = True  # False: a lesson in collapse
     stop_gradient: bool = True  # False: the target is the online network itself, gradient and all
@@ -49,18 +44,10 @@ class BYOL(Method):
     Args:
         image_encoder: Trained; kept.
         config: Projector and predictor, momentum, views.
-
-    Raises:
-        ValueError: If the momentum is not between 0 and 1, or a width is not positive.
     """
 
     def __init__(self, image_encoder: ImageEncoder, config: BYOLConfig) -> None:
         super().__init__()
-        require_momentum(config.momentum)
-        if config.hidden < 1 or config.dim < 1:
-            raise ValueError(
-                f"hidden and dim must be positive; got {config.hidden} and {config.dim}"
-            )
         self.config = config
         self.views = Views(config.views)
         self.image_encoder = image_encoder

@@ -9,11 +9,11 @@ Two encoders, two projection heads, one shared space (its Figure 1 and section 3
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,33 +29,35 @@ from cmssf_lib.losses import (
 from cmssf_lib.losses.chunked import in_parts
 from cmssf_lib.machine import from_all_processes
 from cmssf_lib.methods.base import Images, Method, similarities
+from cmssf_lib.settings import settings
 from cmssf_lib.views import Views, ViewsConfig
 
 #: Losses that know which captions are equal; "one_hot" is the plain one.
 GROUPED = {"multi_positive": multi_positive_loss, "masked": masked_loss, "excess": excess_loss}
-LOSSES = ("one_hot", *GROUPED)
-IMAGE_LOSSES = ("", "simclr", "dino")
 MAX_SCALE = 100.0  # CLIP, section 2.5: a larger scale makes training unstable
 
 
-@dataclass(frozen=True)
+@settings
 class CMSSFConfig:
     """What stands between the two encoders and the loss."""
 
-    dim: int  # dimensions of the shared space
-    hidden: int  # width of the projection heads' hidden layers
-    depth: int  # number of these; 0: a linear map
+    dim: PositiveInt  # dimensions of the shared space
+    hidden: PositiveInt  # width of the projection heads' hidden layers
+    depth: NonNegativeInt  # number of these; 0: a linear map
     head_norm: bool  # whether the image head's hidden layers have a batch norm
-    loss: str  # "one_hot", "multi_positive", "masked" or "excess" (see `cmssf_lib.losses`)
-    temperature: float  # the starting value; the logit scale is its inverse and is learned
+    loss: Literal["one_hot", "multi_positive", "masked", "excess"]  # see `cmssf_lib.losses`
+    # The starting value; the logit scale is its inverse, is learned, and stays in these bounds.
+    temperature: Annotated[float, Field(ge=1 / MAX_SCALE, le=1)]
     views: ViewsConfig  # the random view that each picture is shown in
     freeze_image: bool = False  # the image encoder stays as it begins; pictures are encoded once
-    cached_views: int = 0  # views of each picture that a frozen encoder is shown; 0: as it is
-    image_loss: str = ""  # "simclr" or "dino": what the image encoder learns beside; "": nothing
-    image_weight: float = 1.0  # what that loss is multiplied by
+    cached_views: NonNegativeInt = (
+        0  # views of a picture that a frozen encoder is shown; 0: as it is
+    )
+    image_loss: Literal["", "simclr", "dino"] = ""  # what the image encoder learns beside
+    image_weight: NonNegativeFloat = 1.0  # what that loss is multiplied by
     # These two change memory and time, and nothing else.
-    chunk: int = 0  # rows of the loss's matrix of similarities in memory at a time; 0: all
-    micro_batch: int = 0  # pictures (captions) that go through their tower at a time; 0: all
+    chunk: NonNegativeInt = 0  # rows of the matrix of similarities in memory at a time; 0: all
+    micro_batch: NonNegativeInt = 0  # inputs that go through a tower at a time; 0: all
 
 
 class CMSSF(Method):
@@ -71,9 +73,8 @@ class CMSSF(Method):
             `DINO` with the same ``image_encoder``.
 
     Raises:
-        ValueError: If the loss is unknown, the temperature outside 0.01 to 1, a number negative,
-            micro-batches meet a batch norm, a frozen encoder has a task, or the task is not the
-            one that the configuration names.
+        ValueError: If micro-batches meet a batch norm, a frozen encoder has a task, or the task is
+            not the one that the configuration names.
     """
 
     lasting = ("image_encoder.", "text_encoder.", "image_head.", "text_head.", "log_scale")
@@ -88,7 +89,6 @@ class CMSSF(Method):
         image_task: Method | None = None,
     ) -> None:
         super().__init__()
-        _require_consistent(config)
         _require_task(config, image_encoder, image_task)
         self.config = config
         self.views = Views(config.views)
@@ -219,26 +219,9 @@ def _twin_is_not_missing(_: nn.Module, keys: Any) -> None:
     keys.missing_keys[:] = [name for name in keys.missing_keys if TWIN not in name]
 
 
-def _require_consistent(config: CMSSFConfig) -> None:
-    """Refuse settings that cannot work."""
-    if config.loss not in LOSSES:
-        raise ValueError(f"unknown loss {config.loss!r}; choose one of {', '.join(LOSSES)}")
-    if not 1 / MAX_SCALE <= config.temperature <= 1:
-        raise ValueError(
-            f"the temperature lies between {1 / MAX_SCALE} and 1, where `after_step` keeps "
-            f"it; got {config.temperature}"
-        )
-    for name in ("depth", "cached_views", "image_weight", "chunk", "micro_batch"):
-        if (number := getattr(config, name)) < 0:
-            raise ValueError(f"{name} is {number}; give 0 or more")
-
-
 def _require_task(config: CMSSFConfig, encoder: ImageEncoder, task: Method | None) -> None:
     """Refuse a task that is not the configured one, or that would train another encoder."""
     given, wanted = "" if task is None else type(task).__name__.lower(), config.image_loss
-    if wanted not in IMAGE_LOSSES:
-        known = ", ".join(IMAGE_LOSSES[1:])
-        raise ValueError(f"unknown image_loss {wanted!r}; choose one of {known}, or '' for none")
     if given != wanted:
         raise ValueError(
             f"image_loss is {wanted!r}, but image_task is {given or None!r}: give the method that "

@@ -10,10 +10,11 @@ for all pairs of different views of a picture (algorithm 1).
 """
 
 import math
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,30 +22,26 @@ from cmssf_lib.data import Batch
 from cmssf_lib.encoders import ImageEncoder, cls_attention
 from cmssf_lib.losses import dino_loss, update_centre
 from cmssf_lib.methods.base import Images, Method, require_two_pictures
-from cmssf_lib.methods.ema import (
-    momentum_copy,
-    momentum_schedule,
-    momentum_update,
-    require_momentum,
-)
+from cmssf_lib.methods.moco import momentum_copy, momentum_schedule, momentum_update
+from cmssf_lib.settings import Fraction, settings
 from cmssf_lib.views import Views, ViewsConfig, multi_crop
 
 
-@dataclass(frozen=True)
+@settings
 class DINOConfig:
     """DINO (chapter 6)."""
 
-    hidden: int  # width of the head's hidden layers
+    hidden: PositiveInt  # width of the head's hidden layers
     head_norm: bool  # whether these have a batch norm
-    bottleneck: int  # width just before the prototypes
-    prototypes: int  # outputs that student and teacher agree on
-    student_temperature: float  # divides the student's logits
-    teacher_temperature: float  # divides the teacher's; smaller, which sharpens
-    centre_momentum: float  # part of itself that the centre keeps in a step
-    momentum: float  # part of itself that the teacher keeps in the first step; rises to 1
-    freeze_last: float  # part of the training during which the prototypes are not moved
-    local_crops: int  # small views of a picture, beside two large ones
-    local_size: int  # side of a small view in pixels
+    bottleneck: PositiveInt  # width just before the prototypes
+    prototypes: Annotated[int, Field(ge=2)]  # outputs that student and teacher agree on
+    student_temperature: PositiveFloat  # divides the student's logits
+    teacher_temperature: PositiveFloat  # divides the teacher's; smaller, which sharpens
+    centre_momentum: Fraction  # part of itself that the centre keeps in a step
+    momentum: Fraction  # part of itself that the teacher keeps in the first step; rises to 1
+    freeze_last: Fraction  # part of the training during which the prototypes are not moved
+    local_crops: NonNegativeInt  # small views of a picture, beside two large ones
+    local_size: PositiveInt  # side of a small view in pixels
     views: ViewsConfig  # how a large view is made
     local_views: ViewsConfig  # how a small view is made
 
@@ -109,8 +106,7 @@ class DINO(Method):
         progress: What `after_step` was told last; decides whether the prototypes are frozen.
 
     Raises:
-        ValueError: If a temperature is not positive, a momentum not between 0 and 1, or small
-            views are no whole number of patches.
+        ValueError: If small views are no whole number of patches.
     """
 
     lasting = ("teacher_encoder.",)
@@ -119,19 +115,6 @@ class DINO(Method):
 
     def __init__(self, image_encoder: ImageEncoder, config: DINOConfig) -> None:
         super().__init__()
-        require_momentum(config.momentum)
-        require_momentum(config.centre_momentum)
-        if not (config.student_temperature > 0 and config.teacher_temperature > 0):
-            raise ValueError(
-                f"the temperatures are {config.student_temperature} (student) and "
-                f"{config.teacher_temperature} (teacher); they divide the logits: give > 0"
-            )
-        if config.local_crops < 0 or config.prototypes < 2 or not 0 <= config.freeze_last <= 1:
-            raise ValueError(
-                "expected local_crops of at least 0, at least 2 prototypes and freeze_last "
-                f"between 0 and 1; got {config.local_crops}, {config.prototypes} and "
-                f"{config.freeze_last}"
-            )
         self.config = config
         self.views, self.local_views = Views(config.views), Views(config.local_views)
         self.image_encoder = image_encoder

@@ -7,10 +7,11 @@ He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners".
 """
 
 import math
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int64
+from pydantic import Field, PositiveInt
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -19,17 +20,18 @@ from cmssf_lib.encoders import ConvStem, ImageEncoder
 from cmssf_lib.encoders.small_pictures import through_small
 from cmssf_lib.losses import EPSILON, mae_loss, patchify, unpatchify
 from cmssf_lib.methods.base import Images, Method
+from cmssf_lib.settings import BelowOne, settings
 from cmssf_lib.views import Views, ViewsConfig, as_float
 
 
-@dataclass(frozen=True)
+@settings
 class MAEConfig:
     """Masked autoencoder (chapter 4)."""
 
-    mask_ratio: float  # part of the patches that is hidden from the encoder
-    width: int  # of the decoder
-    depth: int  # blocks of the decoder
-    heads: int  # attention heads in each
+    mask_ratio: BelowOne  # part of the patches that is hidden from the encoder
+    width: Annotated[int, Field(ge=4, multiple_of=4)]  # of the decoder
+    depth: PositiveInt  # blocks of the decoder
+    heads: PositiveInt  # attention heads in each
     normalise: bool  # whether each target patch is brought to mean 0 and variance 1
     views: ViewsConfig  # how the picture is varied before it is masked
 
@@ -69,11 +71,8 @@ class MAE(Method):
         self.grid = self.image_encoder.grid()
         kept_patches(math.prod(self.grid), config.mask_ratio)  # refuses what cannot be
         width, heads = config.width, config.heads
-        if config.depth < 1 or width < 4 or heads < 1 or width % 4 or width % heads:
-            raise ValueError(
-                f"the decoder has depth {config.depth}, width {width} and {heads} heads; expected "
-                "at least one block, and a width that is a multiple of 4 and of the heads"
-            )
+        if width % heads:
+            raise ValueError(f"the decoder's width {width} does not divide among {heads} heads")
         stem = self.image_encoder.transformer.patch_embed
         if isinstance(stem, ConvStem):
             stem.apart, stem.through = True, through_small
@@ -124,9 +123,7 @@ class MAE(Method):
 
     @torch.no_grad()
     def reconstruct(
-        self,
-        images: Images,
-        generator: torch.Generator | None = None,
+        self, images: Images, generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "b 3 size size"], Bool[Tensor, "b rows columns"]]:
         """Hide patches and fill in the guesses, for a figure.
 
@@ -142,13 +139,8 @@ class MAE(Method):
             The pictures, guesses in their hidden places; and which patches were hidden.
         """
         images = self.image_encoder.resized(as_float(images))
-        keep, mask = patch_mask(
-            len(images),
-            math.prod(self.grid),
-            self.config.mask_ratio,
-            generator=generator,
-            device=images.device,
-        )
+        b, n, device = len(images), math.prod(self.grid), images.device
+        keep, mask = patch_mask(b, n, self.config.mask_ratio, generator=generator, device=device)
         patches = patchify(images, self.patch)
         guess = self.decode(self.image_encoder.tokens(images, keep=keep), keep)
         if self.config.normalise:

@@ -10,31 +10,35 @@ Vision Transformers").
                                                 queue ┘ ← key, afterwards
 """
 
+import copy
 import math
-from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmssf_lib.data import Batch
 from cmssf_lib.encoders import BatchNormHead, ImageEncoder
-from cmssf_lib.losses import moco_loss, require_temperature
+from cmssf_lib.losses import moco_loss
 from cmssf_lib.methods.base import Method, require_two_pictures
-from cmssf_lib.methods.ema import momentum_copy, momentum_update, require_momentum
+from cmssf_lib.settings import Fraction, settings
 from cmssf_lib.views import Views, ViewsConfig
 
+Network = TypeVar("Network", bound=nn.Module)
 
-@dataclass(frozen=True)
+
+@settings
 class MoCoConfig:
     """MoCo (chapter 5)."""
 
-    hidden: int  # width of the projection head's hidden layer
-    dim: int  # dimensions in which views are compared
-    temperature: float  # divides the cosine similarities
-    queue: int  # keys that are kept as negatives; a multiple of the batch size
+    hidden: PositiveInt  # width of the projection head's hidden layer
+    dim: PositiveInt  # dimensions in which views are compared
+    temperature: PositiveFloat  # divides the cosine similarities
+    queue: PositiveInt  # keys that are kept as negatives; a multiple of the batch size
     in_batch: bool  # whether the keys of the batch's other pictures are negatives as well
-    momentum: float  # part of itself that the momentum encoder keeps in a step
+    momentum: Fraction  # part of itself that the momentum encoder keeps in a step
     views: ViewsConfig  # how the two views of a picture are made
 
 
@@ -60,20 +64,12 @@ class MoCo(Method):
     Attributes:
         queue: ``(config.queue, dim)``, keys of unit length, the oldest first. It begins with
             random directions, as the paper's does.
-
-    Raises:
-        ValueError: If the temperature or the queue is not positive, or the momentum not between
-            0 and 1.
     """
 
     queue: Tensor
 
     def __init__(self, image_encoder: ImageEncoder, config: MoCoConfig) -> None:
         super().__init__()
-        require_temperature(config.temperature)
-        require_momentum(config.momentum)
-        if config.queue < 1:
-            raise ValueError(f"the queue holds {config.queue} keys; expected at least one batch")
         self.config = config
         self.views = Views(config.views)
         self.image_encoder = image_encoder
@@ -137,3 +133,87 @@ class MoCo(Method):
         """
         momentum_update(self.image_encoder, self.momentum_encoder, self.config.momentum)
         momentum_update(self.head, self.momentum_head, self.config.momentum)
+
+
+# --- the momentum network, which BYOL and DINO have as well --------------------------------------
+
+
+def momentum_copy(online: Network) -> Network:
+    """Return a copy that starts where `online` stands and never gets a gradient.
+
+    Args:
+        online: The network that is trained.
+
+    Returns:
+        A deep copy; none of its parameters requires a gradient.
+    """
+    target = copy.deepcopy(online)
+    return target.requires_grad_(False)
+
+
+@torch.no_grad()
+def momentum_update(online: nn.Module, target: nn.Module, momentum: float) -> None:
+    """Move `target` towards `online`: target ← momentum · target + (1 - momentum) · online.
+
+    Buffers count as well as parameters. A batch norm's running mean is as much a part of the
+    network as its gain: an average of the parameters alone would, in evaluation mode, normalise
+    by the zeros and ones that it began with. So buffers of floating-point numbers follow the
+    same rule, and those of whole numbers (a count of batches), which have no average, are
+    copied.
+
+    Args:
+        online: The network that is trained.
+        target: Its `momentum_copy`, changed in place.
+        momentum: Part of itself that `target` keeps, 0 (all of `online`) to 1 (nothing of it).
+
+    Raises:
+        ValueError: If the momentum is not between 0 and 1, or the two networks are not built
+            alike.
+
+    References:
+        He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning"
+        (MoCo), equation 2. Buffers are this library's addition.
+    """
+    if not 0 <= momentum <= 1:
+        raise ValueError(
+            f"the momentum is {momentum}; it is the part of itself that the momentum network "
+            "keeps in a step: give a number between 0 and 1"
+        )
+    ours = dict(online.named_parameters()) | dict(online.named_buffers())
+    theirs = dict(target.named_parameters()) | dict(target.named_buffers())
+    shapes = [{name: value.shape for name, value in net.items()} for net in (ours, theirs)]
+    if shapes[0] != shapes[1]:
+        differ = sorted(k for k in ours | theirs if shapes[0].get(k) != shapes[1].get(k))
+        raise ValueError(
+            f"the two networks are not built alike: {', '.join(differ[:5])}. The target must be "
+            "a momentum_copy of the online network"
+        )
+    for name, value in theirs.items():
+        if value.is_floating_point():
+            value.lerp_(ours[name], 1 - momentum)
+        else:
+            value.copy_(ours[name])
+
+
+def momentum_schedule(progress: float, start: float) -> float:
+    """Return a momentum that rises from `start` to 1 along half a cosine.
+
+    Early on the online network learns fast and the target should keep up; at the end the
+    target stands still. `Method.after_step` is called after the step, so the last value is exactly
+    1; DINO's published code counts steps from 0 and ends just below it.
+
+    Args:
+        progress: Part of the training that is done, 0 to 1.
+        start: The momentum at the beginning.
+
+    Raises:
+        ValueError: If either is not between 0 and 1.
+
+    References:
+        Grill et al. 2020, "Bootstrap Your Own Latent" (BYOL), section 3.3.
+    """
+    if not 0 <= progress <= 1 or not 0 <= start <= 1:
+        raise ValueError(
+            f"progress and start lie between 0 and 1; got progress={progress}, start={start}"
+        )
+    return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2

@@ -8,25 +8,26 @@ Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Represe
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from cmssf_lib.data import Batch
 from cmssf_lib.encoders import ImageEncoder, ProjectionHead
-from cmssf_lib.losses import nt_xent, require_temperature
+from cmssf_lib.losses import nt_xent
 from cmssf_lib.methods.base import Method, require_two_pictures, similarities
+from cmssf_lib.settings import settings
 from cmssf_lib.views import Views, ViewsConfig
 
 
-@dataclass(frozen=True)
+@settings
 class SimCLRConfig:
     """SimCLR (chapter 5)."""
 
-    hidden: int  # width of the projection head's hidden layer
-    dim: int  # dimensions in which views are compared
-    temperature: float  # divides the cosine similarities
+    hidden: PositiveInt  # width of the projection head's hidden layer
+    dim: PositiveInt  # dimensions in which views are compared
+    temperature: PositiveFloat  # divides the cosine similarities
     views: ViewsConfig  # how the two views of a picture are made
 
 
@@ -41,13 +42,10 @@ class SimCLR(Method):
         image_encoder: Trained; kept.
         config: Head, temperature, views.
 
-    Raises:
-        ValueError: If the temperature is not positive.
     """
 
     def __init__(self, image_encoder: ImageEncoder, config: SimCLRConfig) -> None:
         super().__init__()
-        require_temperature(config.temperature)
         self.config = config
         self.views = Views(config.views)
         self.image_encoder = image_encoder

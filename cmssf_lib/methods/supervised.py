@@ -5,29 +5,29 @@ Learning") is SimCLR with labels: all views of a class are each other's partners
 """
 
 import math
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmssf_lib.data import Batch
 from cmssf_lib.encoders import ImageEncoder, ProjectionHead
-from cmssf_lib.losses import require_temperature, supcon_loss
+from cmssf_lib.losses import supcon_loss
 from cmssf_lib.methods.base import Method, require_two_pictures, similarities
+from cmssf_lib.settings import settings
 from cmssf_lib.views import Views, ViewsConfig
 
-LOSSES = ("cross_entropy", "supcon")
 
-
-@dataclass(frozen=True)
+@settings
 class SupervisedConfig:
     """Learning with labels, for comparison."""
 
-    loss: str  # "cross_entropy" or "supcon"
-    hidden: int  # width of the projection head's hidden layer (supcon)
-    dim: int  # dimensions in which views are compared (supcon)
-    temperature: float  # divides the cosine similarities (supcon)
+    loss: Literal["cross_entropy", "supcon"]  # of the class, or of pairs of views
+    hidden: PositiveInt  # width of the projection head's hidden layer (supcon)
+    dim: PositiveInt  # dimensions in which views are compared (supcon)
+    temperature: PositiveFloat  # divides the cosine similarities (supcon)
     views: ViewsConfig  # how a view of a picture is made
 
 
@@ -41,21 +41,17 @@ class Supervised(Method):
         classes: Number of classes; at least two.
 
     Raises:
-        ValueError: If the loss is unknown, there are fewer than two classes, or the temperature
-            is not positive.
+        ValueError: If there are fewer than two classes.
     """
 
     lasting = ("image_encoder.", "head.")
 
     def __init__(self, image_encoder: ImageEncoder, config: SupervisedConfig, classes: int) -> None:
         super().__init__()
-        if config.loss not in LOSSES:
-            raise ValueError(f"unknown loss {config.loss!r}; choose one of {', '.join(LOSSES)}")
         if classes < 2:
             raise ValueError(
                 f"there is nothing to learn from {classes} class: expected two or more"
             )
-        require_temperature(config.temperature)
         self.config = config
         self.classes = classes
         self.views = Views(config.views)

@@ -6,15 +6,10 @@ on CIFAR-10 take.
 
 from dataclasses import replace
 
-from cmssf_lib.data import DataConfig
-from cmssf_lib.encoders import TextConfig, VisionConfig
-from cmssf_lib.evaluate import FineTuneConfig, JudgeConfig
-from cmssf_lib.methods import CMSSFConfig
+from cmssf_lib import encoders, evaluate, methods, train, views
 from cmssf_lib.presets import standard
 from cmssf_lib.presets.preset import Preset
 from cmssf_lib.presets.standard import STANDARD
-from cmssf_lib.train import TrainConfig
-from cmssf_lib.views import ViewsConfig
 
 _BESIDE = replace(
     STANDARD,
@@ -28,20 +23,7 @@ _BESIDE = replace(
 
 PAPER = replace(
     _BESIDE,
-    data=DataConfig(
-        name="cifar10",
-        flavour="colour",
-        text="caption",
-        sound="none",
-        pixel_noise=0.0,
-        sound_noise=0.3,
-        train=4000,
-        test=1000,
-        validation=5000,
-        image_size=32,
-        seed=0,
-    ),
-    vision=VisionConfig(
+    vision=encoders.VisionConfig(
         kind="timm",
         image_size=224,
         patch_size=16,
@@ -55,8 +37,10 @@ PAPER = replace(
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     ),
-    text=TextConfig(kind="scratch", width=256, depth=4, heads=4, max_length=16, dropout=0.0),
-    train=TrainConfig(
+    text=encoders.TextConfig(
+        kind="scratch", width=256, depth=4, heads=4, max_length=16, dropout=0.0
+    ),
+    train=train.TrainConfig(
         epochs=100,
         batch_size=128,
         lr=1e-4,
@@ -67,16 +51,18 @@ PAPER = replace(
         warmup=0.0,
         clip=0.0,
     ),
-    judge=JudgeConfig(per_class=10, fractions=(), draws=3, fine_tune=False, pixels=False),
-    fine_tune=FineTuneConfig(steps=600, batch_size=50, lr=3e-3, baseline=True, views=ViewsConfig()),
-    cmssf=CMSSFConfig(
+    judge=evaluate.JudgeConfig(per_class=10, fractions=(), draws=3, fine_tune=False, pixels=False),
+    fine_tune=evaluate.FineTuneConfig(
+        steps=600, batch_size=50, lr=3e-3, baseline=True, views=views.ViewsConfig()
+    ),
+    cmssf=methods.CMSSFConfig(
         dim=256,
         hidden=384,
         depth=1,
         head_norm=False,
         loss="one_hot",
         temperature=0.07,
-        views=ViewsConfig(area=(0.6, 1.0), flip=0.5),
+        views=views.ViewsConfig(area=(0.6, 1.0), flip=0.5),
     ),
 )
 

@@ -1,43 +1,31 @@
 """What a preset consists of: one section for each part of a run."""
 
-from dataclasses import dataclass
+from typing import Literal
 
-from cmssf_lib.data import DataConfig
-from cmssf_lib.encoders import TextConfig, VisionConfig
-from cmssf_lib.evaluate import FineTuneConfig, JudgeConfig
-from cmssf_lib.fusion import FusionConfig
-from cmssf_lib.methods import (
-    BYOLConfig,
-    CMSSFConfig,
-    DINOConfig,
-    MAEConfig,
-    MoCoConfig,
-    SimCLRConfig,
-    SupervisedConfig,
-)
-from cmssf_lib.train import TrainConfig
+from cmssf_lib import data, encoders, evaluate, fusion, methods, train
+from cmssf_lib.settings import settings
 
 
-@dataclass(frozen=True)
+@settings
 class Preset:
     """One size of everything. `METHODS` says which sections a method reads."""
 
-    name: str  # "quick", "standard" or "paper"
+    name: Literal["quick", "standard", "paper"]
     minutes: str  # what a training costs, and where
-    data: DataConfig  # which pictures
-    vision: VisionConfig  # the image encoder
-    text: TextConfig  # the text encoder
-    train: TrainConfig  # how it is trained
-    judge: JudgeConfig  # how what was learned is measured
-    fine_tune: FineTuneConfig  # how learned weights are judged as a start
-    cmssf: CMSSFConfig  # what CMSSF puts between its towers and the loss
-    fusion: FusionConfig  # the fusion model
-    simclr: SimCLRConfig
-    moco: MoCoConfig
-    byol: BYOLConfig
-    dino: DINOConfig
-    mae: MAEConfig
-    supervised: SupervisedConfig
+    data: data.DataConfig  # which pictures
+    vision: encoders.VisionConfig  # the image encoder
+    text: encoders.TextConfig  # the text encoder
+    train: train.TrainConfig  # how it is trained
+    judge: evaluate.JudgeConfig  # how what was learned is measured
+    fine_tune: evaluate.FineTuneConfig  # how learned weights are judged as a start
+    cmssf: methods.CMSSFConfig  # what CMSSF puts between its towers and the loss
+    fusion: fusion.FusionConfig  # the fusion model
+    simclr: methods.SimCLRConfig
+    moco: methods.MoCoConfig
+    byol: methods.BYOLConfig
+    dino: methods.DINOConfig
+    mae: methods.MAEConfig
+    supervised: methods.SupervisedConfig
 
 
 #: The methods, and the sections of a preset that each of them is built from and judged by.

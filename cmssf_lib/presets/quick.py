@@ -6,34 +6,22 @@ named on the book's status page, and what a trial gave stands beside the value t
 
 from dataclasses import replace
 
-from cmssf_lib.data import DataConfig
-from cmssf_lib.encoders import TextConfig, VisionConfig
-from cmssf_lib.evaluate import FineTuneConfig, JudgeConfig
-from cmssf_lib.fusion import FusionConfig
-from cmssf_lib.methods import (
-    BYOLConfig,
-    CMSSFConfig,
-    DINOConfig,
-    MAEConfig,
-    MoCoConfig,
-    SimCLRConfig,
-    SupervisedConfig,
-)
+from cmssf_lib import data, encoders, evaluate, fusion, methods, train, views
 from cmssf_lib.presets.preset import Preset
-from cmssf_lib.train import TrainConfig
-from cmssf_lib.views import ViewsConfig
 
 # Without labels the views decide what is learned: what they change, the features ignore. A method
 # that pushes pictures apart learns more where views differ more; one that only pulls views
 # together loses first what they do not share, and needs them nearer to each other.
-VIEWS = ViewsConfig(area=(0.56, 1.7), ratio=(0.77, 1.3), turn=0.35, shear=0.25, shift=0.1)
+VIEWS = views.ViewsConfig(area=(0.56, 1.7), ratio=(0.77, 1.3), turn=0.35, shear=0.25, shift=0.1)
 FAR_VIEWS = replace(VIEWS, shift=0.2)
-NEAR_VIEWS = ViewsConfig(area=(0.8, 1.25), ratio=(0.87, 1.15), turn=0.2, shear=0.15, shift=0.1)
+NEAR_VIEWS = views.ViewsConfig(
+    area=(0.8, 1.25), ratio=(0.87, 1.15), turn=0.2, shear=0.15, shift=0.1
+)
 
 QUICK = Preset(
     name="quick",
     minutes="one to two minutes on two CPU cores",
-    data=DataConfig(
+    data=data.DataConfig(
         name="digit_scenes",
         flavour="colour",
         text="caption",
@@ -48,7 +36,7 @@ QUICK = Preset(
         # what is reported is measured on others.
         seed=1,
     ),
-    vision=VisionConfig(
+    vision=encoders.VisionConfig(
         kind="conv_stem",
         image_size=16,
         patch_size=4,
@@ -60,8 +48,10 @@ QUICK = Preset(
         mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25),
     ),
-    text=TextConfig(kind="scratch", width=64, depth=2, heads=4, max_length=16, dropout=0.0),
-    train=TrainConfig(
+    text=encoders.TextConfig(
+        kind="scratch", width=64, depth=2, heads=4, max_length=16, dropout=0.0
+    ),
+    train=train.TrainConfig(
         epochs=22,
         batch_size=128,
         lr=3e-3,
@@ -72,18 +62,20 @@ QUICK = Preset(
         warmup=0.1,
         clip=1.0,
     ),
-    judge=JudgeConfig(per_class=10, fractions=(), draws=3, fine_tune=False, pixels=False),
-    fine_tune=FineTuneConfig(steps=600, batch_size=50, lr=3e-3, baseline=True, views=ViewsConfig()),
-    cmssf=CMSSFConfig(
+    judge=evaluate.JudgeConfig(per_class=10, fractions=(), draws=3, fine_tune=False, pixels=False),
+    fine_tune=evaluate.FineTuneConfig(
+        steps=600, batch_size=50, lr=3e-3, baseline=True, views=views.ViewsConfig()
+    ),
+    cmssf=methods.CMSSFConfig(
         dim=256,
         hidden=256,
         depth=1,
         head_norm=False,
         loss="one_hot",
         temperature=0.07,
-        views=ViewsConfig(shift=0.0625),
+        views=views.ViewsConfig(shift=0.0625),
     ),
-    fusion=FusionConfig(
+    fusion=fusion.FusionConfig(
         kind="feature",
         rule="concat",
         modalities=("image", "text", "sound"),
@@ -100,8 +92,8 @@ QUICK = Preset(
         mels=16,
         modality_dropout=0.0,
     ),
-    simclr=SimCLRConfig(hidden=128, dim=64, temperature=0.2, views=FAR_VIEWS),
-    moco=MoCoConfig(
+    simclr=methods.SimCLRConfig(hidden=128, dim=64, temperature=0.2, views=FAR_VIEWS),
+    moco=methods.MoCoConfig(
         hidden=128,
         dim=64,
         temperature=0.2,
@@ -110,8 +102,8 @@ QUICK = Preset(
         momentum=0.9,
         views=FAR_VIEWS,
     ),
-    byol=BYOLConfig(hidden=256, dim=64, momentum=0.9, views=NEAR_VIEWS),
-    dino=DINOConfig(
+    byol=methods.BYOLConfig(hidden=256, dim=64, momentum=0.9, views=NEAR_VIEWS),
+    dino=methods.DINOConfig(
         hidden=128,
         head_norm=True,
         bottleneck=64,
@@ -128,8 +120,8 @@ QUICK = Preset(
     ),
     # Plain pixels: on a black ground, how bright a patch is says how much of a stroke it holds.
     # In the trials they gained 7 points, normalised ones 2.
-    mae=MAEConfig(mask_ratio=0.5, width=48, depth=1, heads=4, normalise=False, views=VIEWS),
-    supervised=SupervisedConfig(
+    mae=methods.MAEConfig(mask_ratio=0.5, width=48, depth=1, heads=4, normalise=False, views=VIEWS),
+    supervised=methods.SupervisedConfig(
         loss="cross_entropy", hidden=128, dim=64, temperature=0.1, views=VIEWS
     ),
 )

@@ -8,24 +8,10 @@ the value that it chose, judged on pictures held out of the training set.
 
 from dataclasses import replace
 
-from cmssf_lib.data import DataConfig
-from cmssf_lib.encoders import TextConfig, VisionConfig
-from cmssf_lib.evaluate import FineTuneConfig, JudgeConfig
-from cmssf_lib.fusion import FusionConfig
-from cmssf_lib.methods import (
-    BYOLConfig,
-    CMSSFConfig,
-    DINOConfig,
-    MAEConfig,
-    MoCoConfig,
-    SimCLRConfig,
-    SupervisedConfig,
-)
+from cmssf_lib import data, encoders, evaluate, fusion, methods, train, views
 from cmssf_lib.presets.preset import Preset
-from cmssf_lib.train import TrainConfig
-from cmssf_lib.views import ViewsConfig
 
-VIEWS = ViewsConfig(
+VIEWS = views.ViewsConfig(
     area=(0.2, 1.0),
     ratio=(0.75, 1.33),
     flip=0.5,
@@ -36,12 +22,12 @@ VIEWS = ViewsConfig(
     jitter=0.8,
     grey=0.2,
 )
-MILD_VIEWS = ViewsConfig(shift=0.0625, flip=0.5)
+MILD_VIEWS = views.ViewsConfig(shift=0.0625, flip=0.5)
 
 STANDARD = Preset(
     name="standard",
     minutes="minutes on one GPU, one to three hours on two CPU cores",
-    data=DataConfig(
+    data=data.DataConfig(
         name="cifar10",
         flavour="colour",
         text="caption",
@@ -54,7 +40,7 @@ STANDARD = Preset(
         image_size=32,
         seed=0,
     ),
-    vision=VisionConfig(
+    vision=encoders.VisionConfig(
         kind="conv_stem",
         image_size=32,
         patch_size=4,
@@ -66,10 +52,12 @@ STANDARD = Preset(
         mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25),
     ),
-    text=TextConfig(kind="scratch", width=64, depth=2, heads=4, max_length=16, dropout=0.0),
+    text=encoders.TextConfig(
+        kind="scratch", width=64, depth=2, heads=4, max_length=16, dropout=0.0
+    ),
     # After twelve epochs 85.3 % of held-out pictures were read rightly with AdamW, 87.5 with Muon;
     # 86.9 with AdamW, shortcuts and one more convolution in the stem (shortcuts alone: 84.8).
-    train=TrainConfig(
+    train=train.TrainConfig(
         epochs=27,
         batch_size=128,
         lr=3e-3,
@@ -80,12 +68,14 @@ STANDARD = Preset(
         warmup=0.1,
         clip=1.0,
     ),
-    judge=JudgeConfig(
+    judge=evaluate.JudgeConfig(
         per_class=0, fractions=(0.01, 0.1, 1.0), draws=3, fine_tune=True, pixels=False
     ),
     # 390 steps of 128: one pass through all training pictures, ten through a tenth of them.
-    fine_tune=FineTuneConfig(steps=390, batch_size=128, lr=1e-3, baseline=False, views=MILD_VIEWS),
-    cmssf=CMSSFConfig(
+    fine_tune=evaluate.FineTuneConfig(
+        steps=390, batch_size=128, lr=1e-3, baseline=False, views=MILD_VIEWS
+    ),
+    cmssf=methods.CMSSFConfig(
         dim=256,
         hidden=256,
         depth=1,
@@ -96,7 +86,7 @@ STANDARD = Preset(
         temperature=0.07,
         views=MILD_VIEWS,
     ),
-    fusion=FusionConfig(
+    fusion=fusion.FusionConfig(
         kind="feature",
         rule="concat",
         modalities=("image", "text"),
@@ -113,8 +103,8 @@ STANDARD = Preset(
         mels=16,
         modality_dropout=0.0,
     ),
-    simclr=SimCLRConfig(hidden=256, dim=128, temperature=0.2, views=VIEWS),
-    moco=MoCoConfig(
+    simclr=methods.SimCLRConfig(hidden=256, dim=128, temperature=0.2, views=VIEWS),
+    moco=methods.MoCoConfig(
         hidden=256,
         dim=128,
         temperature=0.2,
@@ -126,10 +116,10 @@ STANDARD = Preset(
     # A faster target (0.95, not 0.99) and views further apart took its neighbours from 51.5 % to
     # 53.3; then a batch of 128 or wider heads to 57, both with more decay to 57.8 at momentum 0.98
     # and to 59.7 at 0.96.
-    byol=BYOLConfig(hidden=1024, dim=256, momentum=0.96, views=VIEWS),
+    byol=methods.BYOLConfig(hidden=1024, dim=256, momentum=0.96, views=VIEWS),
     # A teacher that follows faster (0.98, not 0.996) and more decay took its neighbours from 54.4 %
     # to 58.0. Before, they had stood at 52.3 after five epochs of Muon, 49.6 after eight of AdamW.
-    dino=DINOConfig(
+    dino=methods.DINOConfig(
         hidden=512,
         head_norm=True,
         bottleneck=64,
@@ -144,15 +134,15 @@ STANDARD = Preset(
         views=VIEWS,
         local_views=replace(VIEWS, area=(0.05, 0.4)),
     ),
-    mae=MAEConfig(
+    mae=methods.MAEConfig(
         mask_ratio=0.75,
         width=96,
         depth=2,
         heads=4,
         normalise=True,
-        views=ViewsConfig(area=(0.4, 1.0), flip=0.5),
+        views=views.ViewsConfig(area=(0.4, 1.0), flip=0.5),
     ),
-    supervised=SupervisedConfig(
+    supervised=methods.SupervisedConfig(
         loss="cross_entropy", hidden=128, dim=64, temperature=0.1, views=MILD_VIEWS
     ),
 )

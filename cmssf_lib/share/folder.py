@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from cmssf_lib.data.picture_files import ENDINGS, read_picture
 from cmssf_lib.evaluate import embed_images
+from cmssf_lib.evaluate.embeddings import BATCH
 from cmssf_lib.methods import CMSSF
 from cmssf_lib.share.hub import fingerprint
 from cmssf_lib.share.index import Changes, Index, Picture
@@ -27,7 +28,6 @@ def index_folder(
     folder: str | Path,
     *,
     old: Index | None = None,
-    batch_size: int = 256,
     skip_unreadable: bool = False,
     model_name: str = "",
 ) -> Index:
@@ -42,7 +42,6 @@ def index_folder(
         old: An index of the same folder by the same model. A file with the size and time that it
             had is not read again, and bytes that were indexed before, under whatever name, are
             not encoded again. Vectors are those of a fresh index up to rounding.
-        batch_size: Pictures that are read and encoded at a time.
         skip_unreadable: Go on without the files that cannot be read; a warning names them.
         model_name: Where the model can be read again; the index remembers it.
 
@@ -52,11 +51,9 @@ def index_folder(
     Raises:
         FileNotFoundError: If there is no such folder, or no picture in it.
         ValueError: If a picture cannot be read, or all were skipped; the old index is of another
-            folder or by another model; the batch size is below 1; or the weights are broken.
+            folder or by another model; or the weights are broken.
     """
     root = Path(folder).expanduser().resolve()
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; at least one picture is read at a time")
     before: dict[str, Picture] = {}  # by file
     vectors: dict[str, Float[Tensor, " dim"]] = {}  # by digest
     if old is not None:
@@ -66,7 +63,7 @@ def index_folder(
         before = {picture.file: picture for picture in old.pictures}
         vectors = dict(zip(_digests(old.pictures), old.vectors, strict=True))
     size = model.image_encoder.config.image_size
-    found, faults = find_pictures(root), {}  # the faults by file
+    found, faults = find_pictures(root), list[str]()
     # Known already: size and time are what they were.
     digests = {p.file: b.digest for p in found if (b := before.get(p.file)) and b[:3] == p[:3]}
 
@@ -82,24 +79,20 @@ def index_folder(
         except (OSError, ValueError) as error:
             if not skip_unreadable:
                 raise ValueError(f"{error}. Mend or delete it, or set skip_unreadable") from error
-            faults[file] = str(error)
+            faults.append(str(error))
             return None
         digests[file] = digest
         return pixels
 
     todo = [picture.file for picture in found if picture.file not in digests]
-    bar = tqdm(desc=f"indexing {root.name}", total=len(todo), leave=False, disable=None)
-    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(todo), batch_size):
-            batch, new = todo[start : start + batch_size], {}  # which lets the last batch go
-            for file, pixels in zip(batch, pool.map(read, batch), strict=True):
-                if pixels is not None:
-                    new[digests[file]] = pixels
-            if new:
-                vectors |= _encode(model, new)
-            bar.update(len(batch))
+    starts = range(0, len(todo), BATCH)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in tqdm(starts, f"indexing {root.name}", leave=False, disable=None):
+            batch = todo[start : start + BATCH]
+            each = zip(batch, pool.map(read, batch), strict=True)
+            vectors |= _encode(model, {digests[file]: new for file, new in each if new is not None})
     if faults:
-        named = "; ".join(fault for _, fault in sorted(faults.items())[:10])
+        named = "; ".join(sorted(faults)[:10])
         said = f"{root}: {len(faults)} of {len(found)} pictures are left out: {named}"
         warnings.warn(said, stacklevel=2)
     if not digests:
@@ -109,7 +102,6 @@ def index_folder(
         added=tuple(p.file for p in pictures if p.file not in before),
         changed=tuple(p.file for p in pictures if before.get(p.file, p).digest != p.digest),
         gone=tuple(sorted(before.keys() - {p.file for p in found})),
-        unreadable=tuple(sorted(faults)),
         encoded=len(vectors) - (len(old) if old else 0),
     )
     rows = torch.stack([vectors[digest] for digest in _digests(pictures)])  # (n, dim)
@@ -151,5 +143,7 @@ def _digests(pictures: Iterable[Picture]) -> Iterable[str]:
 
 def _encode(model: CMSSF, pictures: Mapping[str, Pixels]) -> dict[str, Float[Tensor, " dim"]]:
     """Return the vectors of some pictures, under the same keys."""
+    if not pictures:
+        return {}
     images = torch.from_numpy(np.stack(list(pictures.values()))).permute(0, 3, 1, 2).contiguous()
-    return dict(zip(pictures, embed_images(model, images, len(images)), strict=True))
+    return dict(zip(pictures, embed_images(model, images), strict=True))

@@ -9,7 +9,6 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,13 +16,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
-from huggingface_hub.errors import HFValidationError
 
-from cmssf_lib.build import from_json
 from cmssf_lib.encoders import ImageEncoder, TextConfig, TextEncoder, VisionConfig
 from cmssf_lib.files import read_json, read_tensors, replace_file, write_json, write_tensors
 from cmssf_lib.methods import CMSSF, CMSSFConfig
 from cmssf_lib.runs import Run
+from cmssf_lib.settings import from_json
 
 FORMAT = "cmssf-model-1"
 #: A folder in the model's own: what stands there is newer than what it stands for, and whole.
@@ -76,18 +74,15 @@ def push_to_hub(model: CMSSF, repo_id: str, *, run: Run | None = None, **hub_set
         return str(api.upload_folder(repo_id=own, folder_path=folder, **hub_settings))
 
 
-def from_pretrained(
-    folder_or_name: str | Path, *, map_location: str | torch.device = "cpu", **hub_settings: Any
-) -> CMSSF:
+def from_pretrained(folder_or_name: str | Path, **hub_settings: Any) -> CMSSF:
     """Read a model that `save_pretrained` wrote.
 
     Args:
         folder_or_name: Its folder, or its name on the hub.
-        map_location: The device to put it on.
         hub_settings: Of `snapshot_download`: ``revision``, ``token``, ``local_files_only``, …
 
     Returns:
-        The model, in evaluation mode.
+        The model, on the CPU, in evaluation mode.
 
     Raises:
         FileNotFoundError: If it is neither here nor can be downloaded, or the folder holds no
@@ -95,7 +90,16 @@ def from_pretrained(
         ValueError: If the folder holds another kind of model, one of a later version, a damaged
             one, or weights that do not fit the configuration.
     """
-    folder = _folder(str(folder_or_name), hub_settings)
+    folder = Path(folder_or_name).expanduser()
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(str(folder_or_name), **hub_settings))
+        except (OSError, ValueError) as error:  # ValueError: it cannot be a name on the hub
+            raise FileNotFoundError(
+                f"the model {str(folder_or_name)!r} is neither a folder on this machine nor could "
+                "it be downloaded: name a folder that save_pretrained wrote, or connect to the "
+                "network once"
+            ) from error
     config = _read_config(folder)
     tensors, _ = read_tensors(_part(folder, "model.safetensors"), "pt")
     try:
@@ -108,7 +112,7 @@ def from_pretrained(
     except Exception as error:  # values from a file can break a constructor in any way
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{folder} holds a damaged model or a later format: {reason}") from error
-    return model.to(map_location).eval()
+    return model.eval()
 
 
 def fingerprint(model: CMSSF) -> str:
@@ -172,19 +176,6 @@ def _part(folder: Path, name: str) -> Path:
         if path.exists():
             return path
     raise FileNotFoundError(f"{folder} holds no model: there is no {name} in it")
-
-
-def _folder(name: str, hub_settings: Mapping[str, Any]) -> Path:
-    """Return the folder of a model: a local one, or what was downloaded."""
-    if (folder := Path(name).expanduser()).is_dir():
-        return folder
-    try:
-        return Path(snapshot_download(name, **hub_settings))
-    except (OSError, HFValidationError) as error:
-        raise FileNotFoundError(
-            f"the model {name!r} is neither a folder on this machine nor could it be downloaded: "
-            "name a folder that save_pretrained wrote, or connect to the network once"
-        ) from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Pictures as vectors in a model's shared space: the search among them, and their file."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cmssf_lib.evaluate import embed_texts
-from cmssf_lib.evaluate.neighbours import BLOCK, require_widths
+from cmssf_lib.evaluate.neighbours import BLOCK, require_rows
 from cmssf_lib.files import read_tensors, write_tensors
 from cmssf_lib.methods import CMSSF
 from cmssf_lib.share.hub import fingerprint
@@ -21,8 +20,6 @@ from cmssf_lib.share.hub import fingerprint
 FORMAT = "cmssf-index-1"
 #: Similarities are compared in steps of 2⁻²⁴ = 6e-8, the precision of the vectors themselves.
 STEPS = 2**24
-#: A double holds whole numbers up to 2⁵³: beside the 24 bits of a similarity, 28 for the place.
-PLACES = 2**28
 
 
 def nearest(
@@ -31,8 +28,8 @@ def nearest(
     """Find the k vectors that point most nearly in the direction of each query.
 
     Every vector is compared with every query, so nothing is missed. The matrix of all
-    similarities is never whole: beyond the arguments and the result, the memory needed is that of
-    a block, however many vectors there are.
+    similarities is never whole: beyond a copy of the arguments in double precision and the
+    result, the memory needed is that of a block, however many queries there are.
 
     Args:
         queries: What is looked for, of any length but zero.
@@ -45,42 +42,32 @@ def nearest(
 
     Raises:
         ValueError: A set is empty or holds a vector of length zero, NaN or infinity, the widths
-            differ, k is below 1, or there are more than 2²⁸ vectors.
+            differ, or k is below 1.
     """
-    require_widths("queries", queries, "vectors", vectors)
+    require_rows("queries", queries, "vectors", vectors)
     if k < 1:
         raise ValueError(f"k is {k}; ask for at least one answer.")
-    if len(vectors) > PLACES:
-        raise ValueError(f"{len(vectors):,} vectors; no more than {PLACES:,} are told apart.")
-    side = math.isqrt(BLOCK)
-    found = []
-    for some_queries in torch.split(queries, side):
-        q = _directions("query", some_queries)  # (b, dim)
-        best = q.new_empty(len(q), 0)  # (b, up to k) keys
-        for start in range(0, len(vectors), side):
-            v = _directions("vector", vectors[start : start + side])  # (c, dim)
-            place = torch.arange(start, start + len(v), device=v.device)
-            # One number that orders by similarity and then by place, and is exact in a double.
-            key = (q @ v.T).mul_(STEPS).round_().mul_(PLACES).sub_(place)  # (b, c)
-            best = torch.cat([best, key.topk(min(k, len(v)), dim=1).values], dim=1)
-            best = best.topk(min(k, best.shape[1]), dim=1).values
-        found.append(best)
-    best = torch.cat(found)
-    place = (-best).remainder_(PLACES)
-    return ((best + place) / (STEPS * PLACES)).float(), place.long()
+    q, v = _directions("query", queries), _directions("vector", vectors)
+    similarity, places = [], []
+    for block in q.split(max(1, BLOCK // len(v))):
+        steps = (block @ v.T).mul_(STEPS).round_()  # (b, n)
+        best, place = steps.sort(dim=1, descending=True, stable=True)  # of tied ones, as they stand
+        similarity.append(best[:, :k].div(STEPS).float())
+        places.append(place[:, :k].clone())  # not a view, which would keep the block in memory
+    return torch.cat(similarity), torch.cat(places)
 
 
 def _directions(what: str, x: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
     """Vectors of length one, in double precision.
 
-    In single precision the order of a sum shows in the last digit. Two equal vectors in different
-    blocks could then differ in similarity, and would not be tied.
+    In single precision the order of a sum shows in the last digit. Two equal vectors could then
+    differ in similarity, and would not be tied.
     """
     x = x.double()
-    length = torch.linalg.vector_norm(x, dim=1)
-    if not (length.isfinite() & (length > 0)).all():
-        raise ValueError(f"a {what} has length zero, or holds NaN or infinity: no direction.")
-    return x.div(length[:, None])
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    if not length.all():
+        raise ValueError(f"a {what} has length zero: no direction.")
+    return x / length
 
 
 class Picture(NamedTuple):
@@ -107,7 +94,6 @@ class Changes:
     added: tuple[str, ...] = ()  # files that were not there
     changed: tuple[str, ...] = ()  # files that hold other bytes than they did
     gone: tuple[str, ...] = ()  # files that are no longer there
-    unreadable: tuple[str, ...] = ()  # files that were left out
     encoded: int = 0  # how many different pictures went through the model
 
 
@@ -138,32 +124,23 @@ class Index:
         return len(self.vectors)
 
     def find(self, model: CMSSF, sentences: Sequence[str], k: int = 10) -> list[list[Hit]]:
-        """Find the pictures that are nearest to each sentence; see `search`.
-
-        Raises:
-            ValueError: If the model is not the one that made the index, a sentence holds a word
-                that it does not know, there is no sentence, or k is below 1.
-        """
-        self.require_model(model)
-        return self.search(embed_texts(model, sentences), k)
-
-    def search(self, queries: Float[Tensor, "q dim"], k: int = 10) -> list[list[Hit]]:
-        """Find the pictures that are nearest to each query, by exact comparison with all.
+        """Find the pictures that are nearest to each sentence, by exact comparison with all.
 
         Args:
-            queries: Sentences or pictures in the shared space of the same model; `find` and
-                `require_model` make sure that it is.
+            model: The one that made the index.
+            sentences: What is looked for.
             k: How many are wanted; of a smaller index, all are returned.
 
         Returns:
-            For each query its hits, the most similar first. If two are equally similar (to 6e-8),
-            the one whose path is sorted first comes first.
+            For each sentence its hits, the most similar first. If two are equally similar (to
+            6e-8), the one whose path is sorted first comes first.
 
         Raises:
-            ValueError: There is no query, one has no direction, the dimensions differ, or k is
-                below 1.
+            ValueError: If the model is another one, a sentence holds a word that it does not know,
+                there is no sentence, or k is below 1.
         """
-        similarity, place = nearest(queries.cpu(), self.vectors, k)
+        self.require_model(model)
+        similarity, place = nearest(embed_texts(model, sentences), self.vectors, k)
         return [
             [Hit(s, self.files[i][0], tuple(self.files[i][1:])) for s, i in zip(*row, strict=True)]
             for row in zip(similarity.tolist(), place.tolist(), strict=True)

@@ -13,14 +13,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from cmssf_lib.data import Batch, ImageTextData
-from cmssf_lib.data.batch import step_seed
 from cmssf_lib.data.picture_files import cache_folder
 from cmssf_lib.files import read_tensors, write_tensors
+from cmssf_lib.machine import step_seed
 from cmssf_lib.methods import CMSSF
+from cmssf_lib.methods.base import on_fastest_device
 from cmssf_lib.train.steps import require_room
 from cmssf_lib.views import as_float
 
 FORMAT = "cmssf-features-1"
+AT_ONCE = 500  # pictures that are encoded together
 
 
 def flops_per_picture(method: nn.Module, batch: Batch) -> float:
@@ -54,7 +56,6 @@ def cache_features(
     *,
     views: int = 0,
     seed: int = 0,
-    batch_size: int = 500,
     say: Callable[[str], None] = print,
     keep: bool = True,
     progress: bool = True,
@@ -74,7 +75,6 @@ def cache_features(
         views: Random views of each picture, as ``method.views`` draws them; 0: the picture as it
             is. Few views are soon known by heart; many take memory.
         seed: Of the views.
-        batch_size: Pictures encoded at a time.
         say: Told how much the features take, before they are made.
         keep: Whether to use the cache on disk.
         progress: Show a bar, if there is a terminal.
@@ -83,7 +83,7 @@ def cache_features(
         The data with its ``features``, ``(n, max(1, views), width)``.
 
     Raises:
-        ValueError: If the image encoder learns, or a number is not positive.
+        ValueError: If the image encoder learns, or ``views`` is negative.
         OSError: If the disk has no room for them.
     """
     encoder = method.image_encoder
@@ -92,43 +92,40 @@ def cache_features(
             "the image encoder learns, and its features change with every step: set "
             "freeze_image=True, or train without the cache"
         )
-    if views < 0 or batch_size < 1:
-        raise ValueError(f"views is {views} and batch_size {batch_size}; give 0 or more, and 1")
-    number = max(1, views)
-    needed = len(data) * number * encoder.width * 4
+    if views < 0:
+        raise ValueError(f"views is {views}; give 0 or more")
+    needed = len(data) * max(1, views) * encoder.width * 4
     what = "as they are" if not views else f"in {views} random views each"
     said = f"features of {len(data):,} pictures, {what}: {needed / 1e6:,.0f} MB"
     file = cache_folder() / f"features-{_key(method, data, views, seed)}.safetensors"
     if keep and file.is_file():
         say(f"{said}, read from {file}")
-        tensors, _ = read_tensors(file, FORMAT)
-        return replace(data, features=tensors["features"].to(data.images.device))
+        features = read_tensors(file, FORMAT)[0]["features"]
+        return replace(data, features=features.to(data.images.device))
     say(f"{said}, to be kept in {file}" if keep else f"{said}, in memory")
     if keep:
         file.parent.mkdir(parents=True, exist_ok=True)
         require_room(file.parent, needed, "cached features (fewer views, or CMSSF_CACHE elsewhere)")
-    features = _encode(method, data, views, seed, batch_size, progress)
+    features = _encode(method, data, views, seed, progress)
     if keep:
         write_tensors(file, {"features": features}, {"format": FORMAT})
     return replace(data, features=features.to(data.images.device))
 
 
 def _encode(
-    method: CMSSF, data: ImageTextData, views: int, seed: int, batch_size: int, progress: bool
+    method: CMSSF, data: ImageTextData, views: int, seed: int, progress: bool
 ) -> Float[Tensor, "n views length"]:
     """Encode all pictures, each view of all of them after the other."""
-    device = next(method.parameters()).device
     shape = (len(data), max(1, views), method.image_encoder.width)
     features = torch.empty(shape, dtype=torch.float32)
-    random_state = torch.get_rng_state()
     method.image_encoder.eval()
-    starts = [(v, i) for v in range(max(1, views)) for i in range(0, len(data), batch_size)]
-    for view, start in tqdm(starts, "encoding", leave=False, disable=None if progress else True):
-        images = data.images[start : start + batch_size].to(device)
-        torch.manual_seed(step_seed(seed, 2, view, start))
-        shown = method.views(images) if views else as_float(images)
-        features[start : start + batch_size, view] = method.features(shown).float().cpu()
-    torch.set_rng_state(random_state)
+    starts = [(v, i) for v in range(max(1, views)) for i in range(0, len(data), AT_ONCE)]
+    with torch.random.fork_rng([]), on_fastest_device(method) as device:
+        for view, start in tqdm(starts, "encoding", leave=False, disable=not progress or None):
+            images = data.images[start : start + AT_ONCE].to(device)
+            torch.manual_seed(step_seed(seed, 2, view, start))
+            shown = method.views(images) if views else as_float(images)
+            features[start : start + AT_ONCE, view] = method.features(shown).float().cpu()
     return features
 
 

@@ -62,9 +62,10 @@ def fit(
         MemoryError: If the first step would take more memory than there is.
         OSError: If the disk is full, or would be after the first checkpoint.
     """
+    run = run if isinstance(run, Run) else Run(run)
     # What surrounds the steps (device, record, checkpoints, signals, random state, the bar) is the
     # session's: see there how a run goes on, and how it ends.
-    with Session(method, data, config, run, each_epoch, watch, progress) as session:
+    with Session(method, data, config, run, each_epoch, watch, progress).open() as session:
         accelerator, model, optimizer = session.accelerator, session.model, session.optimizer
         trained = [p for p in model.parameters() if p.requires_grad]
         largest = config.clip if config.clip > 0 else math.inf
@@ -90,4 +91,4 @@ def fit(
                 session.done += 1
                 method.after_step(session.done / session.steps)
                 session.note(losses)
-    return session.run
+    return run

@@ -1,15 +1,14 @@
 """What surrounds the steps of a training: device, record, checkpoints, signals, random state, bar.
 
-A `Session` is entered once a training and has one way out, errors included.
+A `Session` is opened once a training and has one way out, errors included.
 """
 
 import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict
-from pathlib import Path
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 
 import torch
 from accelerate import Accelerator
@@ -19,61 +18,59 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cmssf_lib import machine
-from cmssf_lib.data.batch import Batch, batches, step_seed
-from cmssf_lib.data.image_text import ImageTextData
-from cmssf_lib.files import read_checkpoint, write_checkpoint
+from cmssf_lib.data.image_text import Batch, ImageTextData, batches
+from cmssf_lib.files import lock_folder, read_checkpoint, write_checkpoint
 from cmssf_lib.methods.base import Method
 from cmssf_lib.runs import Run
 from cmssf_lib.train import steps as step_rules
 from cmssf_lib.train.watch import OVERHEAD, Stopwatch, signs_of_collapse, warn_of_collapse
 
 
+@dataclass(eq=False)
 class Session:
-    """One training, from the folder's lock to the kept weights; its arguments are those of `fit`.
+    """One training, from the folder's lock to the kept weights; its fields are arguments of `fit`.
 
     Attributes:
         accelerator: Device, precision and processes (Hugging Face's accelerate).
         model: The method as `accelerator` wraps it; called with a batch it returns the losses.
         optimizer: Of the method's parameters.
-        run: The record.
         done: Steps taken, of all that there are: ``steps``.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        data: ImageTextData,
-        config: step_rules.TrainConfig,
-        run: Run | str | Path | None,
-        each_epoch: Callable[[Method], Mapping[str, float]] | None,
-        watch: Callable[[Run], None] | None,
-        progress: bool,
-    ) -> None:
-        step_rules.require_trainable(config, data)
-        self.method, self.data, self.config = method, data, config
-        self.each_epoch, self.watch = each_epoch, watch
-        self.hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))
-        self.run = run if isinstance(run, Run) else Run(run)
-        self.run.config.setdefault("train", asdict(config))
-        self.run.config.setdefault("data_fingerprint", data.fingerprint)
-        self.steps_an_epoch = len(data) // config.batch_size
-        self.steps = self.steps_an_epoch * config.epochs
-        self.stopwatch, self.watched, self.warned = Stopwatch(), False, False
+    method: Method
+    data: ImageTextData
+    config: step_rules.TrainConfig
+    run: Run
+    each_epoch: Callable[[Method], Mapping[str, float]] | None
+    watch: Callable[[Run], None] | None
+    progress: bool
+
+    def __post_init__(self) -> None:
+        step_rules.require_trainable(self.config, self.data)
+        self.run.config.setdefault("train", asdict(self.config))
+        self.run.config.setdefault("data_fingerprint", self.data.fingerprint)
+        self.steps_an_epoch = len(self.data) // self.config.batch_size
+        self.steps = self.steps_an_epoch * self.config.epochs
+        self.stopwatch, self.warned = Stopwatch(), False
         self.sums: dict[str, float] = defaultdict(float)  # of the current epoch's steps
         self.seconds = 0.0  # of the current epoch, before it was interrupted
 
-    def __enter__(self) -> "Session":
+    @contextmanager
+    def open(self) -> Iterator["Session"]:
+        """Prepare all that the steps need, and afterwards keep what they made."""
+        run, method, config = self.run, self.method, self.config
         with ExitStack() as stack:
-            run, method, config = self.run, self.method, self.config
             # Without a GPU several processes meet only if it is told that the processor is meant.
             cpu = not torch.accelerator.is_available()
             AcceleratorState._reset_state()  # else an earlier training's precision would stay
             self.accelerator = Accelerator(mixed_precision=config.precision, cpu=cpu)
             self.first, device = self.accelerator.is_main_process, self.accelerator.device
             if self.first and run.path is not None:
-                stack.enter_context(run.lock())
+                stack.enter_context(lock_folder(run.path))
             step_rules.require_one_model(method, config, self.accelerator.num_processes)
-            stack.callback(method.eval)
+            home = next(method.parameters()).device
+            stack.callback(lambda: method.eval().to(home))  # lent to the card, and brought back
+            method.to(device)
             gpus = [device] if device.type == "cuda" else []
             stack.enter_context(torch.random.fork_rng(gpus))  # every step seeds its own
             stack.enter_context(self.stopwatch.on(method, "views"))
@@ -87,16 +84,10 @@ class Session:
             self.accelerator.wait_for_everyone()  # all have looked before the first one writes
             self.data = self.data.to(device)
             self.model, self.optimizer = self.accelerator.prepare(method, self.optimizer)
+            self.room: AbstractContextManager[None] = step_rules.within_memory(device)
             self.saved_at = time.monotonic()
-            self.bar = tqdm(disable=True)
-            self.stack = stack.pop_all()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self.stack:
-            self.bar.close()
-            if kind is None:
-                self._finish()
+            yield self
+            self._finish()
 
     # --- the course of a training ---
 
@@ -106,17 +97,16 @@ class Session:
             self.method.train()
             self.stopwatch.reset()
             self.started, taken = time.monotonic(), self.done % self.steps_an_epoch
-            self.bar.close()
-            self.bar = tqdm(
+            hidden = not (self.progress and self.first) or bool(os.environ.get("TQDM_DISABLE"))
+            with tqdm(
                 desc=f"epoch {epoch + 1}/{self.config.epochs}",
                 total=self.steps_an_epoch * self.config.batch_size,
                 initial=taken * self.config.batch_size,
                 unit=" images",
-                # None: hidden where there is no terminal
-                disable=True if self.hidden or not self.first else None,
+                disable=hidden or None,  # None: hidden where there is no terminal
                 leave=False,
-            )
-            yield epoch
+            ) as self.bar:
+                yield epoch
             self._end_epoch(epoch)
 
     def batches(self) -> Iterator[Batch]:
@@ -126,16 +116,15 @@ class Session:
         order = batches(self.data, size, seed=seed, epoch=epoch, start=start)
         number, of = self.accelerator.process_index, self.accelerator.num_processes
         for batch in self.stopwatch.each(order, "data"):
-            machine.seed_all(step_seed(seed, 1, self.done, *([number] if number else [])))
+            machine.seed_all(machine.step_seed(seed, 1, self.done, *([number] if number else [])))
             yield batch if of == 1 else batch.part(number, of)
 
     @contextmanager
     def forward(self) -> Iterator[None]:
         """Choose the precision of a forward pass; the first one may not outgrow the memory."""
-        first, self.watched = not self.watched, True
-        memory = step_rules.within_memory(self.accelerator.device) if first else nullcontext()
-        with memory, self.accelerator.autocast():
+        with self.room, self.accelerator.autocast():
             yield
+        self.room = nullcontext()
 
     def require_finite(self, loss: Float[Tensor, ""], norm: Float[Tensor, ""]) -> None:
         """Refuse a step that would spoil the weights.
@@ -180,9 +169,9 @@ class Session:
         config, run = self.config, self.run
         here = time.monotonic() - self.started  # in this process
         seconds, parts = here + self.seconds, self.stopwatch.reset()
-        row = {"epoch": float(epoch + 1)}
-        row |= {key: total / self.steps_an_epoch for key, total in self.sums.items()}
-        row |= {
+        row = {
+            "epoch": float(epoch + 1),
+            **{key: total / self.steps_an_epoch for key, total in self.sums.items()},
             "lr": step_rules.learning_rate(self.done - 1, self.steps, config),
             "seconds": seconds,
             "images_per_second": self.steps_an_epoch * config.batch_size / seconds,
@@ -197,8 +186,8 @@ class Session:
         if self.first:
             self.warned = self.warned or warn_of_collapse(row, config.epochs)
             run.save()
-        self._save(0.0)
         self.seconds = 0.0
+        self._save(self.seconds)
         if self.watch is not None and self.first:
             self.watch(run)
         if self._interrupted() and self.done < self.steps:
@@ -221,24 +210,22 @@ class Session:
 
     def _load(self) -> int:
         """Put method, optimizer and history back where they were; return the steps done."""
-        if self.run.checkpoint is None or self.run.path is None:
+        run = self.run
+        if run.checkpoint is None:
             return 0
-        if self.run.state() in ("trained", "measured"):
-            raise ValueError(
-                f"{self.run.path} holds a finished run: choose another folder, or delete it to "
-                "train again"
-            )
-        if not self.run.begun:
-            if self.first:
-                weights = sum(t.nbytes for t in self.method.state_dict().values())
-                # Weights and two moments, the new file beside the old.
-                step_rules.require_room(self.run.path, 2 * 3 * weights, "checkpoints")
-                self.run.save()
-            return 0
-        kept = read_checkpoint(self.run.checkpoint, self.method, self.optimizer)
-        self.run.history, self.seconds = kept["history"], kept["seconds"]
-        self.sums.update(kept["sums"])
-        return int(kept["done"])
+        if run.state() in ("trained", "measured"):
+            raise ValueError(f"{run.path} holds a finished run: choose another folder or delete it")
+        if run.checkpoint.is_file():
+            kept = read_checkpoint(run.checkpoint, self.method, self.optimizer)
+            run.history, self.seconds = kept["history"], kept["seconds"]
+            self.sums.update(kept["sums"])
+            return int(kept["done"])
+        if self.first:
+            weights = sum(t.nbytes for t in self.method.state_dict().values())
+            # Weights and two moments, the new file beside the old.
+            step_rules.require_room(run.checkpoint.parent, 2 * 3 * weights, "checkpoints")
+            run.save()
+        return 0
 
     def _save(self, seconds: float) -> None:
         """Write a checkpoint, ``seconds`` into the current epoch."""

@@ -3,24 +3,22 @@
 import errno
 import math
 import shutil
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import psutil
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from timm.optim import Muon
 from torch import Tensor, nn
 
 from cmssf_lib.data.image_text import ImageTextData
 from cmssf_lib.methods.base import Method
+from cmssf_lib.settings import BelowOne, settings
 
-SCHEDULES = ("constant", "cosine")
-#: Not fp16: it needs a scale for the gradients that is found by letting steps fail.
-PRECISIONS = ("no", "bf16")
 # fused: one call for all parameters; without it a step of DINO's quick preset takes a sixth longer.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
@@ -31,24 +29,26 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-@dataclass(frozen=True)
+@settings
 class TrainConfig:
     """How `fit` trains."""
 
-    epochs: int  # passes through the data
-    batch_size: int  # pictures a step, over all processes
-    lr: float  # largest learning rate
+    epochs: NonNegativeInt  # passes through the data
+    batch_size: PositiveInt  # pictures a step, over all processes
+    lr: PositiveFloat  # largest learning rate
     # Factor on it for the text tower. While the pictures cannot tell two digits apart, the loss
     # pulls the two captions together; a slow text tower keeps them apart until the pictures can.
-    text_lr: float
-    weight_decay: float  # on matrices only, never on biases, norms or the logit scale
-    optimizer: str  # "adam", "adamw" or "muon" (the image tower's matrices; the rest has AdamW)
-    schedule: str  # "constant" or "cosine"
-    warmup: float  # part of all steps over which the learning rate rises to `lr`
-    clip: float  # largest norm of the gradient; 0 for no limit
+    text_lr: PositiveFloat
+    weight_decay: NonNegativeFloat  # on matrices only, never on biases, norms or the logit scale
+    optimizer: Literal["adam", "adamw", "muon"]  # Muon: the image tower's matrices; else AdamW
+    schedule: Literal["constant", "cosine"]
+    warmup: BelowOne  # part of all steps over which the learning rate rises to `lr`
+    clip: NonNegativeFloat  # largest norm of the gradient; 0 for no limit
     seed: int = 0  # of everything random
-    precision: str = "no"  # or "bf16" (accelerate's mixed precision)
-    checkpoint_minutes: float = 5.0  # between checkpoints; there is one after every epoch as well
+    # Accelerate's mixed precision. Not fp16: it finds a scale for the gradients by letting steps
+    # fail.
+    precision: Literal["no", "bf16"] = "no"
+    checkpoint_minutes: NonNegativeFloat = 5.0  # between checkpoints; each epoch ends with one
     half_weights: bool = False  # round matrices to half precision at the end; measured is then kept
 
 
@@ -58,19 +58,8 @@ def require_trainable(config: TrainConfig, data: ImageTextData) -> None:
     Raises:
         ValueError: The message says which field is wrong and what it may be.
     """
-    if config.optimizer not in OPTIMIZERS:
-        raise ValueError(f"unknown optimizer {config.optimizer!r}; choose {list(OPTIMIZERS)}")
-    if config.schedule not in SCHEDULES:
-        raise ValueError(f"unknown schedule {config.schedule!r}; choose {list(SCHEDULES)}")
-    if config.epochs < 1 or config.batch_size < 1 or not config.lr > 0:
-        raise ValueError(
-            "epochs, batch_size and lr must be positive; got "
-            f"{config.epochs}, {config.batch_size}, {config.lr}"
-        )
-    if config.precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {config.precision!r}; choose {list(PRECISIONS)}")
-    if not 0 <= config.warmup < 1:
-        raise ValueError(f"warmup is a part of the training, 0 to under 1; got {config.warmup}")
+    if config.epochs < 1:
+        raise ValueError("epochs=0 trains nothing: give at least one")
     if len(data) < config.batch_size:
         raise ValueError(
             f"{data.name} holds {len(data)} pictures, fewer than one batch of "
@@ -104,11 +93,11 @@ def require_one_model(method: Method, config: TrainConfig, processes: int) -> No
                 f"{type(part).__name__}{beside} would compare the pictures of one process only, "
                 f"and {processes} were started: start a single one"
             )
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.modules()):
-        raise ValueError(
-            f"batch norm would norm the pictures of each of the {processes} processes by "
-            "themselves: take vision.norm=group, or start a single one"
-        )
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"batch norm would norm the pictures of each of the {processes} processes by "
+                "themselves: take vision.norm=group, or start a single one"
+            )
 
 
 def require_room(folder: Path, needed: float, what: str) -> None:
@@ -174,25 +163,17 @@ def make_optimizer(method: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         for name, module in method.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d) and not name.startswith("text_")
     }
-    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = defaultdict(list)
+    groups: dict[tuple[float, ...], dict[str, Any]] = {}
     for name, parameter in trained.items():
-        decay = config.weight_decay if parameter.ndim >= 2 else 0.0
-        factor = config.text_lr if name.startswith("text_") else 1.0
-        by_adam = config.optimizer != "muon" or parameter not in maps
-        groups[decay, factor, by_adam].append(parameter)
-    fallback = {"use_fallback": True} if config.optimizer == "muon" else {}
-    return OPTIMIZERS[config.optimizer](
-        [
-            {
-                "params": parameters,
-                "weight_decay": decay,
-                "lr_factor": factor,
-                **(fallback if by_adam else {}),
-            }
-            for (decay, factor, by_adam), parameters in groups.items()
-        ],
-        lr=config.lr,
-    )
+        group = {
+            "weight_decay": config.weight_decay if parameter.ndim >= 2 else 0.0,
+            "lr_factor": config.text_lr if name.startswith("text_") else 1.0,
+        }
+        if config.optimizer == "muon":
+            group["use_fallback"] = parameter not in maps
+        alike = groups.setdefault(tuple(group.values()), {"params": [], **group})
+        alike["params"].append(parameter)
+    return OPTIMIZERS[config.optimizer](list(groups.values()), lr=config.lr)
 
 
 @torch.no_grad()

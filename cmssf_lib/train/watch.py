@@ -10,7 +10,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import torch
@@ -38,22 +38,20 @@ class Stopwatch:
     """Adds up the seconds spent in named parts: ``with stopwatch("data"): ...``.
 
     On a GPU the kernels run on after Python has moved on, so a part's seconds are those of its
-    launches, unless ``synchronise`` is set: then every part waits for its kernels, which gives
-    true shares and a slower run.
+    launches.
     """
 
-    def __init__(self, *, synchronise: bool = False) -> None:
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self.synchronise = synchronise
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
         """Add the time spent inside the ``with`` block to ``part``."""
-        start = self._now()
+        start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[part] += self._now() - start
+            self.seconds[part] += time.perf_counter() - start
 
     @contextmanager
     def on(self, method: nn.Module, part: str) -> Iterator[None]:
@@ -64,23 +62,17 @@ class Stopwatch:
         starts: list[float] = []
 
         def begin(*_: object) -> None:
-            starts.append(self._now())
+            starts.append(time.perf_counter())
 
         def end(*_: object) -> None:
-            self.seconds[part] += self._now() - starts.pop()
+            self.seconds[part] += time.perf_counter() - starts.pop()
 
-        hooks = []
-        for name, module in method.named_modules():
-            if name.endswith(part):
-                hooks += [
-                    module.register_forward_pre_hook(begin),
-                    module.register_forward_hook(end, always_call=True),
-                ]
-        try:
+        with ExitStack() as hooks:  # a hook stays until its `with` block ends
+            for name, module in method.named_modules():
+                if name.endswith(part):
+                    hooks.enter_context(module.register_forward_pre_hook(begin))
+                    hooks.enter_context(module.register_forward_hook(end, always_call=True))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def each(self, items: Iterator[Item], part: str) -> Iterator[Item]:
         """Go through ``items``, and add the time that each takes to arrive to ``part``."""
@@ -96,11 +88,6 @@ class Stopwatch:
         seconds = dict(self.seconds)
         self.seconds.clear()
         return seconds
-
-    def _now(self) -> float:
-        if self.synchronise and torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter()
 
 
 class CollapseWarning(UserWarning):

@@ -5,15 +5,17 @@ draws its own parameters. Crops, shifts, turns and flips are one affine map of t
 so a view is resampled once however many of them it combines.
 """
 
-from dataclasses import dataclass
+from typing import Annotated
 
-import torch
 from jaxtyping import Float, UInt8
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
+from cmssf_lib.settings import Fraction, settings
 from cmssf_lib.views.colours import (
     LUMA as LUMA,
     Images,
+    Random,
     as_float as as_float,
     colour_jitter as colour_jitter,
     grey as grey,
@@ -28,8 +30,10 @@ from cmssf_lib.views.geometry import (
     pixel_shift as pixel_shift,
 )
 
+Range = tuple[PositiveFloat, PositiveFloat]
 
-@dataclass(frozen=True)
+
+@settings
 class ViewsConfig:
     """How a random view of a picture is made; zeros and ones leave it as it is.
 
@@ -37,20 +41,21 @@ class ViewsConfig:
     another: with a largest area of 1 crops here are a little larger (see `affine`).
     """
 
-    area: tuple[float, float] = (1.0, 1.0)  # smallest and largest part that a crop keeps
-    ratio: tuple[float, float] = (1.0, 1.0)  # smallest and largest width to height of a crop
-    shift: float = 0.0  # largest shift, as a fraction of each side; black moves in from outside
-    turn: float = 0.0  # largest rotation either way, in radians
-    shear: float = 0.0  # largest shear either way, a slope
-    flip: float = 0.0  # probability of a left-right flip
-    brightness: float = 0.0  # a factor is drawn from 1 ± this
-    contrast: float = 0.0  # likewise
-    saturation: float = 0.0  # likewise
-    hue: float = 0.0  # largest turn of the colour circle either way, a part of it: at most 0.5
-    jitter: float = 1.0  # probability that the four colour changes happen at all
-    grey: float = 0.0  # probability of losing all colour
-    solarise: float = 0.0  # probability of inverting the bright pixels
-    erase: float = 0.0  # side of a square that is made grey, as a fraction of each side
+    area: Range = (1.0, 1.0)  # smallest and largest part that a crop keeps
+    ratio: Range = (1.0, 1.0)  # smallest and largest width to height of a crop
+    shift: NonNegativeFloat = 0.0  # largest shift, a part of each side; black moves in
+    turn: NonNegativeFloat = 0.0  # largest rotation either way, in radians
+    shear: NonNegativeFloat = 0.0  # largest shear either way, a slope
+    flip: Fraction = 0.0  # probability of a left-right flip
+    brightness: NonNegativeFloat = 0.0  # a factor is drawn from 1 ± this
+    contrast: NonNegativeFloat = 0.0  # likewise
+    saturation: NonNegativeFloat = 0.0  # likewise
+    # Largest turn of the colour circle either way, a part of it.
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    jitter: Fraction = 1.0  # probability that the four colour changes happen at all
+    grey: Fraction = 0.0  # probability of losing all colour
+    solarise: Fraction = 0.0  # probability of inverting the bright pixels
+    erase: Fraction = 0.0  # side of a square that is made grey, as a fraction of each side
 
 
 class Views(nn.Module):
@@ -67,7 +72,7 @@ class Views(nn.Module):
     def forward(
         self,
         images: UInt8[Tensor, "b 3 h w"] | Images,
-        generator: torch.Generator | None = None,
+        generator: Random = None,
         size: int | None = None,
     ) -> Float[Tensor, "b 3 rows columns"]:
         """Return views in float32 and in [0, 1]; the same generator state gives the same views.
@@ -110,12 +115,9 @@ class Views(nn.Module):
                 probability=c.jitter,
                 generator=generator,
             )
-        if c.grey:
-            out = greyscale(out, c.grey, generator)
-        if c.solarise:
-            out = solarise(out, c.solarise, generator)
-        if c.erase:
-            out = erase(out, c.erase, generator)
+        for change, amount in ((greyscale, c.grey), (solarise, c.solarise), (erase, c.erase)):
+            if amount:
+                out = change(out, amount, generator)
         return out
 
 
@@ -126,7 +128,7 @@ def multi_crop(
     *,
     local_size: int,
     local_crops: int,
-    generator: torch.Generator | None = None,
+    generator: Random = None,
 ) -> list[Float[Tensor, "b 3 rows columns"]]:
     """Make two global views of each picture and several smaller local ones.
 

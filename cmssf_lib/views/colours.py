@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 Images = Float[Tensor, "b 3 h w"]
+Random = torch.Generator | None  # on the device of the images; None: PyTorch's own there
 
 # How bright red, green and blue look (ITU-R BT.601), the weights of PIL and torchvision.
 LUMA = (0.299, 0.587, 0.114)
@@ -38,16 +39,14 @@ def as_float(images: UInt8[Tensor, "b 3 h w"] | Images) -> Images:
     return images.float()
 
 
-def chosen(
-    images: Images, probability: float, generator: torch.Generator | None
-) -> Bool[Tensor, "b 1 1 1"]:
+def chosen(images: Images, probability: float, generator: Random) -> Bool[Tensor, "b 1 1 1"]:
     """Draw which pictures a change happens to."""
     if not 0 <= probability <= 1:
         raise ValueError(f"a probability lies in [0, 1]; got {probability}")
     return evenly(len(images), images.device, generator)[:, None, None, None] < probability
 
 
-def evenly(n: int, device: torch.device, generator: torch.Generator | None) -> Float[Tensor, " n"]:
+def evenly(n: int, device: torch.device, generator: Random) -> Float[Tensor, " n"]:
     """Draw numbers between 0 and 1, in float32 whatever the pictures or the default are."""
     return torch.rand(n, device=device, generator=generator, dtype=torch.float32)
 
@@ -60,7 +59,7 @@ def colour_jitter(
     saturation: float = 0.0,
     hue: float = 0.0,
     probability: float = 1.0,
-    generator: torch.Generator | None = None,
+    generator: Random = None,
 ) -> Images:
     """Change brightness, contrast, saturation and hue, each by an amount of its own.
 
@@ -102,16 +101,12 @@ def grey(images: Images) -> Float[Tensor, "b 1 h w"]:
     return (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
-def greyscale(
-    images: Images, probability: float, generator: torch.Generator | None = None
-) -> Images:
+def greyscale(images: Images, probability: float, generator: Random = None) -> Images:
     """Take all colour from a picture with this probability."""
     return torch.where(chosen(images, probability, generator), grey(images), images)
 
 
-def solarise(
-    images: Images, probability: float, generator: torch.Generator | None = None
-) -> Images:
+def solarise(images: Images, probability: float, generator: Random = None) -> Images:
     """Invert the pixels above one half with this probability (BYOL, appendix B)."""
     inverted = torch.where(images >= 0.5, 1 - images, images)
     return torch.where(chosen(images, probability, generator), inverted, images)

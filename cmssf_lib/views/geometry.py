@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmssf_lib.views.colours import Images, chosen, evenly
+from cmssf_lib.views.colours import Images, Random, chosen, evenly
 
 
 def affine(
@@ -20,7 +20,7 @@ def affine(
     shear: float = 0.0,
     flip: float = 0.0,
     size: int | None = None,
-    generator: torch.Generator | None = None,
+    generator: Random = None,
 ) -> Float[Tensor, "b 3 rows columns"]:
     """Crop, shift, turn, shear and flip, all in one resampling.
 
@@ -104,9 +104,7 @@ def centres(pixels: int, device: torch.device) -> Float[Tensor, " pixels"]:
     return (2 * torch.arange(pixels, device=device, dtype=torch.float32) + 1) / pixels - 1
 
 
-def pixel_shift(
-    images: Images, pixels: int | tuple[int, int], generator: torch.Generator | None = None
-) -> Images:
+def pixel_shift(images: Images, pixels: int | tuple[int, int], generator: Random = None) -> Images:
     """Shift by whole pixels, black moving in: nothing is blurred.
 
     Args:
@@ -130,14 +128,12 @@ def pixel_shift(
     return padded[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def mirror(
-    images: Images, probability: float = 0.5, generator: torch.Generator | None = None
-) -> Images:
+def mirror(images: Images, probability: float = 0.5, generator: Random = None) -> Images:
     """Flip each picture left to right with this probability."""
     return torch.where(chosen(images, probability, generator), images.flip(3), images)
 
 
-def erase(images: Images, side: float, generator: torch.Generator | None = None) -> Images:
+def erase(images: Images, side: float, generator: Random = None) -> Images:
     """Make a square of each picture grey, somewhere: what is left must be enough to know it by.
 
     The square's centre is any pixel, so at the border less of it is seen (DeVries & Taylor 2017,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmssf_lib.data import digit_scenes
-from cmssf_lib.data.batch import make_batch
+from cmssf_lib.data.image_text import make_batch
 from cmssf_lib.encoders import ImageEncoder
 from cmssf_lib.losses import moco_loss, supcon_loss
 from cmssf_lib.methods import MoCo, momentum_copy, momentum_schedule, momentum_update

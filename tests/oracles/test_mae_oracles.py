@@ -8,7 +8,7 @@ from settings import MAEConfig, VisionConfig
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from cmssf_lib.data import digit_scenes
-from cmssf_lib.data.batch import make_batch
+from cmssf_lib.data.image_text import make_batch
 from cmssf_lib.encoders import ImageEncoder
 from cmssf_lib.losses import normalise_patches, patchify, unpatchify
 from cmssf_lib.methods import MAE

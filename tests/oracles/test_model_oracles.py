@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from cmssf_lib.data import digit_scenes
-from cmssf_lib.data.batch import make_batch
+from cmssf_lib.data.image_text import make_batch
 from cmssf_lib.encoders import tokenize
 from cmssf_lib.methods import CMSSF
 
