@@ -31,10 +31,15 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names and numbers, from m
 
 
 def fastest_device() -> torch.device:
-    """Return the accelerator that PyTorch finds (a GPU, say), or the processor without one."""
+    """Return the accelerator that PyTorch finds (a GPU, say), or the processor without one.
+
+    Here alone a device is chosen; ``CMSSF_DEVICE=cpu`` chooses the processor.
+    """
+    if (asked := os.environ.get("CMSSF_DEVICE", "")) not in ("", "cpu"):
+        raise ValueError(f"CMSSF_DEVICE is {asked!r}: it may be 'cpu', or not set")
     # A build for GPUs names one as current on a machine that has none.
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")
+    there = torch.accelerator.is_available() and not asked
+    return (torch.accelerator.current_accelerator() if there else None) or torch.device("cpu")
 
 
 # --- processes that train together ---
@@ -70,8 +75,8 @@ def in_any_process(here: bool, device: torch.device | str) -> bool:
     """Return whether something is true in any process; all must ask.
 
     Args:
-        here: Whether it is in this one.
-        device: That the processes exchange tensors by: NCCL takes none of the processor's.
+        here: In this one.
+        device: That they exchange tensors by: NCCL takes none of the processor's.
     """
     return bool(from_all_processes(torch.tensor([here], device=device)).any())
 
@@ -142,11 +147,7 @@ def keep_freed_memory() -> None:
     next step asks for the same block again. The system then has to fill it with zeros, page by
     page: a fifth of forward and backward of the standard encoder on one core, at 256 pictures.
     No number changes. What was freed stays with the process until it ends. Elsewhere than on
-    Linux with glibc, nothing happens.
-
-    References:
-        PyTorch's performance tuning guide recommends other allocators (jemalloc, TCMalloc) for
-        the same reason. This needs none.
+    Linux with glibc, nothing happens. PyTorch's tuning guide recommends other allocators instead.
     """
     if sys.platform != "linux":
         return

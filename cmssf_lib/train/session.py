@@ -60,9 +60,10 @@ class Session:
         """Prepare all that the steps need, and afterwards keep what they made."""
         run, method, config = self.run, self.method, self.config
         with ExitStack() as stack:
-            # Without a GPU several processes meet only if it is told that the processor is meant.
-            cpu = not torch.accelerator.is_available()
-            AcceleratorState._reset_state()  # else an earlier training's precision would stay
+            # Several processes meet on the processor only if it is told that this is meant.
+            cpu = machine.fastest_device().type == "cpu"
+            # Else an earlier training's precision and device would stay.
+            AcceleratorState._reset_state(reset_partial_state=machine.process_count() == 1)
             self.accelerator = Accelerator(mixed_precision=config.precision, cpu=cpu)
             self.first, device = self.accelerator.is_main_process, self.accelerator.device
             if self.first and run.path is not None:
