@@ -1,5 +1,7 @@
 """A run on disk: what decided it, how it went, what came out.
 
+Its folder holds::
+
     <run>/config.json         everything that decides the outcome
     <run>/history.csv         a row an epoch
     <run>/environment.json    date, versions, processor, commit

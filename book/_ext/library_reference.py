@@ -10,11 +10,14 @@ documents what it offers under its own name, while Python remembers the file ins
 reference is led to the public name. Everything else stays a warning under ``-n``.
 """
 
+import ast
 import importlib
 import inspect
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import TypeVar, get_type_hints
 
 from docutils.nodes import Element, TextElement
 from sphinx.addnodes import pending_xref
@@ -101,8 +104,49 @@ def only_ours(
     return True if generated else None
 
 
+def offered(source: str) -> list[str]:
+    """Return what a room hands on (``from … import X as X``) and what it defines, in this order.
+
+    To Sphinx an imported name belongs elsewhere, unless the module lists it in ``__all__``. The
+    rooms say it where they import it, and nowhere a second time.
+    """
+    names = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ImportFrom):
+            names += [each.name for each in node.names if each.asname == each.name]
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return [name for name in names if not name.startswith("_")]
+
+
+def list_what_rooms_offer(app: Sphinx) -> None:
+    """Give every room that is a folder the list that autodoc looks for."""
+    library = Path(str(importlib.import_module(PACKAGE).__file__)).parent
+    for path in sorted(library.glob("*/__init__.py")):
+        room = importlib.import_module(f"{PACKAGE}.{path.parent.name}")
+        room.__dict__.setdefault("__all__", offered(path.read_text(encoding="utf-8")))
+        for kind in vars(room).values():
+            if inspect.isclass(kind) and is_dataclass(kind):
+                kind.__signature__ = without_bounds(kind)  # type: ignore[attr-defined]
+
+
+def without_bounds(kind: type) -> inspect.Signature:
+    """Return how settings are made, ``lr: float`` for ``lr: Annotated[float, Gt(gt=0)]``."""
+    hints, signature = get_type_hints(kind), inspect.signature(kind)
+    return signature.replace(
+        parameters=[
+            each.replace(annotation=hints.get(each.name, each.annotation))
+            for each in signature.parameters.values()
+        ]
+    )
+
+
 def setup(app: Sphinx) -> dict[str, object]:
     """Ask after Sphinx's own resolvers, and read docstrings before Napoleon does."""
+    app.connect("builder-inited", list_what_rooms_offer)
     app.connect("missing-reference", resolve, priority=900)
     app.connect("autodoc-process-docstring", keep_prose, priority=400)
     app.connect("autodoc-skip-member", only_ours)

@@ -32,6 +32,7 @@ from cmssf_lib.evaluate.embeddings import (
 )
 from cmssf_lib.evaluate.finetune import (
     FineTuneConfig as FineTuneConfig,
+    FineTuned as FineTuned,
     fine_tune as fine_tune,
     fine_tune_report as fine_tune_report,
 )

@@ -332,6 +332,23 @@ def test_a_docstring_becomes_a_readable_page_without_a_warning(documented):
     assert not [dl for dl in page.find_all("dl") if dl.find("dt", recursive=False) is None]
 
 
+def test_a_room_documents_what_it_hands_on_and_nothing_else(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "book" / "_ext"))
+    from library_reference import offered
+
+    source = """
+from cmssf_lib.room.inside import Box as Box, helper, shut as shut
+from torch import Tensor
+
+LIMIT: int = 3
+_HIDDEN = 4
+
+def fill(box): ...
+def _empty(box): ...
+"""
+    assert offered(source) == ["Box", "shut", "LIMIT", "fill"]
+
+
 def test_a_type_of_ours_that_is_not_documented_is_a_warning(documented):
     source = (
         ROOM.replace("-> Box", "-> Hidden")

@@ -1,6 +1,8 @@
 """The sources of the site: what can be checked before it is built."""
 
 import hashlib
+import importlib
+import inspect
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -36,6 +38,22 @@ def test_every_room_of_the_library_has_its_place_in_the_reference(repository, pr
         r"^\.\. automodule:: cmssf_lib\.(\w+)$", "\n".join(prose.values()), re.M
     )
     assert sorted(documented) == sorted(rooms)
+
+
+def test_the_reference_documents_what_each_room_hands_on(repository, site, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "book" / "_ext"))
+    from library_reference import offered
+
+    reference = (site / "book/reference").glob("*.html")
+    documented = set(
+        re.findall(r'id="(cmssf_lib[^"]+)"', "".join(p.read_text() for p in reference))
+    )
+    for path in (repository / "cmssf_lib").glob("*/__init__.py"):
+        room = importlib.import_module(f"cmssf_lib.{path.parent.name}")
+        for name in getattr(room, "__all__", offered(path.read_text())):
+            thing = getattr(room, name)
+            if inspect.isclass(thing) or inspect.isfunction(thing):
+                assert f"{room.__name__}.{name}" in documented
 
 
 def test_every_work_in_the_bibliography_is_cited_and_every_citation_is_in_it(book, prose):
