@@ -146,8 +146,7 @@ def keep_freed_memory() -> None:
     As it comes, glibc returns every large block to the system as soon as it is free, and the
     next step asks for the same block again. The system then has to fill it with zeros, page by
     page: a fifth of forward and backward of the standard encoder on one core, at 256 pictures.
-    No number changes. What was freed stays with the process until it ends. Elsewhere than on
-    Linux with glibc, nothing happens. PyTorch's tuning guide recommends other allocators instead.
+    No number changes; what was freed stays with the process. Only glibc, on Linux, needs this.
     """
     if sys.platform != "linux":
         return
