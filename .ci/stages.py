@@ -42,8 +42,12 @@ STAGES = (
     stage("format", "ruff format --check ."),
     stage("types", "mypy"),
     stage("book", "make --no-print-directory book"),
+    # In the order of their names: the few and long tests of devices would otherwise come last, and
+    # all but one worker would wait for them.
     stage(
-        "library", f"pytest tests --ignore=tests/site -n {WORKERS} --dist loadfile", **ONE_THREAD
+        "library",
+        f"pytest tests --ignore=tests/site -n {WORKERS} --dist loadfile --no-loadscope-reorder",
+        **ONE_THREAD,
     ),
     stage(
         "notebooks",

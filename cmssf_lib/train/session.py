@@ -69,7 +69,7 @@ class Session:
             if self.first and run.path is not None:
                 stack.enter_context(lock_folder(run.path))
             step_rules.require_one_model(method, config, self.accelerator.num_processes)
-            home = next(method.parameters()).device
+            home = next((weight.device for weight in method.parameters()), device)
             stack.callback(lambda: method.eval().to(home))  # lent to the card, and brought back
             method.to(device)
             gpus = [device] if device.type == "cuda" else []
