@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
+from huggingface_hub.errors import HFValidationError
 
 from cmssf_lib.encoders import ImageEncoder, TextConfig, TextEncoder, VisionConfig
 from cmssf_lib.files import read_json, read_tensors, replace_file, write_json, write_tensors
@@ -94,7 +95,7 @@ def from_pretrained(folder_or_name: str | Path, **hub_settings: Any) -> CMSSF:
     if not folder.is_dir():
         try:
             folder = Path(snapshot_download(str(folder_or_name), **hub_settings))
-        except (OSError, ValueError) as error:  # ValueError: it cannot be a name on the hub
+        except (OSError, HFValidationError) as error:  # the latter: it cannot be a name there
             raise FileNotFoundError(
                 f"the model {str(folder_or_name)!r} is neither a folder on this machine nor could "
                 "it be downloaded: name a folder that save_pretrained wrote, or connect to the "

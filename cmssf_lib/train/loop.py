@@ -29,11 +29,11 @@ def fit(
 
     A run with a folder writes a checkpoint every few minutes, after every epoch, and when it
     is interrupted (Ctrl-C, SIGTERM). Called again with the same folder it goes on from there.
-    However it ends, the method is left in evaluation mode and the global random state as it was.
+    However it ends, the method is left in evaluation mode, on the device where it was, and the
+    global random state as it was.
 
-    Started by ``accelerate launch``, or by its ``notebook_launcher``, in several processes, each
-    takes its part of every batch, and the weights stay the same in all. The first one alone
-    evaluates and writes.
+    Started by ``accelerate launch`` in several processes, each takes its part of every batch, and
+    the weights stay the same in all. The first one alone evaluates and writes.
 
     Args:
         method: What is trained.
