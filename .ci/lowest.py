@@ -7,15 +7,19 @@ own and runs the library's tests there.
 
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the library's tests need of the extras; oracles, site, linters and benchmarks are left out.
-TESTS = ("pytest", "pytest-xdist", "hypothesis", "beartype", "pyyaml", "nbformat")
+TESTS = (
+    *("pytest", "pytest-xdist", "hypothesis", "beartype", "pyyaml"),
+    *("nbformat", "nbclient", "ipykernel"),  # test_devices runs the chapters on a second device
+)
 
 
-def lowest(project: dict[str, Any], tests: tuple[str, ...] = TESTS) -> list[str]:
+def lowest(project: dict[str, Any], tests: Sequence[str] = TESTS) -> list[str]:
     """The pins of a parsed `pyproject.toml`.
 
     Raises:
