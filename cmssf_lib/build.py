@@ -1,4 +1,4 @@
-"""From a preset to a method, and from a record back to both: what knows all methods."""
+"""From a preset to a method, and from a recorded run back to both."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ from cmssf_lib.runs import Run
 from cmssf_lib.settings import from_json
 from cmssf_lib.train import round_weights
 
-#: Methods that are built from an image encoder and the section of their name.
+#: Methods that are built from an image encoder and the section that bears their name.
 FROM_PICTURES: dict[str, Callable[[ImageEncoder, Any], Method]] = {
     "simclr": SimCLR,
     "moco": MoCo,
@@ -37,15 +37,15 @@ def build(preset: Preset, method: str, data: ImageTextData) -> Method:
     """Build a method with fresh weights.
 
     Args:
-        preset: All the numbers.
-        method: Its name.
-        data: The training data, for what depends on it (the tokenizer's words, the classes).
+        preset: All settings.
+        method: The method's name.
+        data: The training data; the tokenizer's words and the classes come from it.
 
     Raises:
         ValueError: If there is no such method, or its settings are inconsistent.
     """
     sections(preset, method)  # refuses unknown names
-    torch.manual_seed(preset.train.seed)  # initial weights are part of what a seed decides
+    torch.manual_seed(preset.train.seed)  # the seed also determines the initial weights
     if method == "fusion":
         return FusionClassifier(preset.fusion, data.unique_captions, len(data.class_names))
     encoder = image_encoder(preset.vision)
@@ -61,21 +61,21 @@ def build(preset: Preset, method: str, data: ImageTextData) -> Method:
 
 
 def run_config(preset: Preset, method: str, data: ImageTextData) -> dict[str, Any]:
-    """Write down everything that decides a run's outcome.
+    """Collect everything that determines a run's outcome, as JSON values.
 
     Args:
-        preset: All the numbers.
-        method: Its name.
+        preset: All settings.
+        method: The method's name.
         data: The training data; its fingerprint is recorded.
 
     Raises:
         ValueError: If there is no such method.
     """
     settings = {name: asdict(getattr(preset, name)) for name in sections(preset, method)}
-    if "vision" in settings:  # the weights may be gone when the run is read
+    if "vision" in settings:  # the initial weights may be gone when the run is read again
         settings["vision"]["kind"] = _as_learned(preset.vision)[0].kind
-    # The folder of the pictures differs from machine to machine and decides nothing: the
-    # fingerprint says which pictures they were.
+    # The folder of the pictures differs between machines and does not matter: the fingerprint says
+    # which pictures they were.
     if preset.data.name == "cifar10":
         settings["data"]["path"] = None
     return {
@@ -89,11 +89,11 @@ def run_config(preset: Preset, method: str, data: ImageTextData) -> dict[str, An
 def preset_of(config: Mapping[str, Any]) -> Preset:
     """Turn a recorded configuration back into a preset.
 
-    Sections that the method does not read are those of the preset that the run was made with.
+    Sections that the method does not read come from the named preset as it is today.
 
     Raises:
-        ValueError: If a section or a field is unknown, missing or of another type, or the run is
-            of a method that is not the library's.
+        ValueError: If a section or a field is unknown, missing or of the wrong type, or the method
+            is not one of the library's.
     """
     damaged = "the run's config.json is damaged"
     if not isinstance(config, Mapping):
@@ -118,27 +118,27 @@ def preset_of(config: Mapping[str, Any]) -> Preset:
 
 
 def trained(run: Run, data: ImageTextData) -> Method:
-    """Build a run's method, fill it with its weights and set it to evaluation mode.
+    """Build a run's method, load its weights and set it to evaluation mode.
 
-    A record of the book holds no more than serves after a training (`Method.lasting`); the rest of
-    the method, which its loss alone needs, then has fresh weights.
+    The book's records keep only the weights that are useful after training (`Method.lasting`).
+    Parts that only the loss needs, such as a projection head, then have fresh weights.
 
     Args:
-        run: With weights.
+        run: A run with weights.
         data: The training data, whose captions the tokenizer was built from.
 
     Raises:
-        FileNotFoundError: If the run was trained and has no weights, or is not finished.
+        FileNotFoundError: If the run was trained but has no weights, or is not finished.
         ValueError: If the weights are damaged or belong to another model.
     """
     chosen, name = preset_of(run.config), run.config["method"]
-    if chosen.train.epochs == 0 and not run.has_weights:  # fresh ones follow from the seed
+    if chosen.train.epochs == 0 and not run.has_weights:  # untrained: the seed determines them
         method = build(chosen, name, data)
         if chosen.train.half_weights:
             round_weights(method)
         return method.eval()
     tensors = run.weights()
-    # The weights are here, whatever they began as.
+    # The run brings its own weights, so the initial ones need not be loaded.
     method = build(replace(chosen, vision=replace(chosen.vision, weights="")), name, data)
     own = method.state_dict()
     needed = {name for name in own if name.startswith(method.lasting)}
@@ -158,16 +158,16 @@ def trained(run: Run, data: ImageTextData) -> Method:
 
 
 def image_encoder(config: VisionConfig) -> ImageEncoder:
-    """Build an image encoder that begins where its configuration says.
+    """Build an image encoder with the initial weights that its configuration names.
 
     Args:
         config: Its ``weights`` may name a recorded run, a run's folder or a ``.safetensors`` file.
-            Of a run the image encoder is taken: of DINO the teacher, which is the one that
-            `DINO.features` shows. In a file the head of a classifier is left out.
+            From a run the image encoder is taken (DINO's teacher, whose features `DINO.features`
+            returns). In a file the weights of a classifier's head are ignored.
 
     Raises:
-        ValueError: If the configuration is inconsistent, or the weights do not fit or are no
-            safetensors file.
+        ValueError: If the configuration is inconsistent, or the file is not a safetensors file or
+            does not fit the encoder.
         FileNotFoundError: If there are no such weights.
     """
     config, weights = _as_learned(config)
@@ -178,16 +178,17 @@ def image_encoder(config: VisionConfig) -> ImageEncoder:
 
 
 def _as_learned(vision: VisionConfig) -> tuple[VisionConfig, Path | None]:
-    """Return the encoder to make, and the file of weights to fill it with.
+    """Return the configuration of the encoder to build, and the file of its initial weights.
 
-    The weights of an MAE, and of what began with them, make a "conv_stem" a "conv_stem_apart":
-    they fit both, and mean something else to a stem that looks over the borders of its patches.
+    MAE trains a stem that encodes each patch separately ("conv_stem_apart"). Its weights have the
+    same shapes as those of "conv_stem", which also sees across patch borders, but would give wrong
+    features there; so the kind follows the weights.
     """
     if vision.weights in ("", "timm"):
         return vision, None
     path = Path(vision.weights)
     if not path.exists():
-        with suppress(FileNotFoundError):  # no records here: `load_weights` says what is missing
+        with suppress(FileNotFoundError):  # no records here: `load_weights` names what is missing
             recorded = records() / path
             path = recorded if recorded.is_dir() else path
     path = path / "model.safetensors" if path.is_dir() else path
@@ -196,9 +197,9 @@ def _as_learned(vision: VisionConfig) -> tuple[VisionConfig, Path | None]:
 
 
 def _learned_apart(path: Path) -> bool:
-    """Whether these weights are of a stem that takes each patch apart.
+    """Return whether these weights belong to a stem that encodes each patch separately.
 
-    MAE's own are known by the mask token, what began with them by the configuration beside them.
+    Weights of MAE contain a mask token. For a run that started from them, its configuration tells.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -211,11 +212,11 @@ def _learned_apart(path: Path) -> bool:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Fill a model of timm from a file, if every name and shape fits; see `image_encoder`.
+    """Load weights into a timm model if every name and shape fits; see `image_encoder`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no safetensors file, or a name or a shape differs.
+        ValueError: If it is not a safetensors file, or a name or a shape differs.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: expected a .safetensors state dict")

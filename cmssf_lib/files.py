@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and nothing pickled among them."""
+"""Files that are written completely or not at all, without pickle."""
 
 import csv
 import errno
@@ -23,16 +23,16 @@ CHECKPOINT_FORMAT = "cmssf-checkpoint-1"
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then move it there in one stroke.
+    """Let ``write`` fill a temporary file beside ``path``, then move it there atomically.
 
     Raises:
-        OSError: If the disk is full; what was at ``path`` before is untouched.
+        OSError: If the disk is full; a previous file at ``path`` is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(unfinished)
-        with open(unfinished, "rb+") as file:  # Windows syncs only what may be written
+        with open(unfinished, "rb+") as file:  # Windows only syncs files open for writing
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as error:
@@ -49,7 +49,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file in one stroke: it is there whole, or the old one still is."""
+    """Write a safetensors file atomically: after a crash either the old or the new one is there."""
     replace_file(path, lambda unfinished: save_file(dict(tensors), unfinished, dict(metadata)))
 
 
@@ -62,7 +62,7 @@ def read_tensors(path: Path, expected_format: str) -> tuple[dict[str, Tensor], d
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            # Copies, not views of the mapped file: Windows replaces no file that is mapped.
+            # Copies, not views of the mapped file: Windows cannot replace a file that is mapped.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
@@ -80,18 +80,18 @@ def read_tensors(path: Path, expected_format: str) -> tuple[dict[str, Tensor], d
 def write_checkpoint(
     path: Path, method: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> None:
-    """Write weights and optimizer, and beside them, as JSON in the header, whatever is no tensor.
+    """Write the weights and the optimizer's state, and everything else as JSON in the header.
 
     Args:
-        path: Of the safetensors file.
-        method: Whose weights they are.
-        optimizer: Of these weights.
-        state: What else is to be found again; JSON must be able to say it.
+        path: The safetensors file.
+        method: The model.
+        optimizer: Its optimizer.
+        state: What else to store; JSON must be able to represent it.
     """
     moments = optimizer.state_dict()
     tensors = {f"model.{k}": v for k, v in method.state_dict().items()}
     for index, values in moments["state"].items():
-        tensors |= {  # Muon also keeps a flag, which follows from the group
+        tensors |= {  # only tensors: Muon also keeps a flag, which it can tell from the group
             f"optimizer.{index}.{name}": value
             for name, value in values.items()
             if isinstance(value, Tensor)
@@ -104,10 +104,10 @@ def write_checkpoint(
 def read_checkpoint(
     path: Path, method: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Put weights and optimizer back as `write_checkpoint` found them; return the rest.
+    """Restore what `write_checkpoint` wrote into the model and its optimizer; return the rest.
 
     Raises:
-        ValueError: As `read_tensors`.
+        ValueError: If the file is cut off, damaged, or of another kind.
     """
     tensors, metadata = read_tensors(path, CHECKPOINT_FORMAT)
     state: dict[str, Any] = json.loads(metadata["state"])
@@ -123,7 +123,7 @@ def read_checkpoint(
 
 
 def lock_folder(folder: Path) -> FileLock:
-    """Return a lock that only one process at a time can hold; it dies with its process.
+    """Lock a folder for this process; the lock ends with the process.
 
     Raises:
         RuntimeError: If another process is training in this folder.
@@ -141,7 +141,7 @@ def lock_folder(folder: Path) -> FileLock:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a compressed ``.npz`` in one stroke."""
+    """Write a compressed ``.npz`` atomically."""
 
     def write(unfinished: Path) -> None:
         with open(unfinished, "wb") as file:
@@ -151,7 +151,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON in one stroke, readable by people too."""
+    """Write indented JSON atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     replace_file(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
 
@@ -167,7 +167,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_table(path: Path) -> list[dict[str, float]]:
-    """Read a table of numbers, a dictionary a row; empty cells are left out.
+    """Read a CSV table of numbers as one dictionary a row; empty cells are left out.
 
     Raises:
         ValueError: If the file is damaged.
@@ -180,7 +180,7 @@ def read_table(path: Path) -> list[dict[str, float]]:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write a table of numbers in one stroke, with a column for every key of any row."""
+    """Write a CSV table of numbers atomically, with a column for every key of any row."""
 
     def write(unfinished: Path) -> None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -205,7 +205,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 @contextmanager
 def _damage_of(path: Path) -> Iterator[None]:
-    """Name the file in whatever is said of its content."""
+    """Turn the errors of a parser into one that names the file."""
     try:
         yield
     except (ValueError, TypeError, EOFError, csv.Error, BadZipFile, zlib.error) as error:
@@ -224,7 +224,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def records() -> Path:
-    """Return the folder of the book's recorded runs: $CMSSF_RUNS, or book/runs here or above.
+    """Return the folder of the book's records: $CMSSF_RUNS, or the nearest book/runs upwards.
 
     Raises:
         FileNotFoundError: If there is none.

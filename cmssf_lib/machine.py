@@ -1,8 +1,8 @@
-"""What a program runs on: its device, its memory, the processes beside it, its versions.
+"""The machine a program runs on: device, memory, other processes, versions.
 
 Several processes may train one model together, each on its part of the batch. A contrastive loss
-compares everything with everything, so every process needs the vectors of all of them:
-`from_all_processes` brings these together, and takes their gradients back to where they came from.
+compares every row with every other row, so each process needs the embeddings of all of them:
+`from_all_processes` gathers them and sends their gradients back to where they came from.
 """
 
 import ctypes
@@ -31,13 +31,13 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names and numbers, from m
 
 
 def fastest_device() -> torch.device:
-    """Return the accelerator that PyTorch finds (a GPU, say), or the processor without one.
+    """Return the accelerator that PyTorch finds (a GPU, say), or the CPU if there is none.
 
-    Here alone a device is chosen; ``CMSSF_DEVICE=cpu`` chooses the processor.
+    This is the only place where a device is chosen. ``CMSSF_DEVICE=cpu`` forces the CPU.
     """
     if (asked := os.environ.get("CMSSF_DEVICE", "")) not in ("", "cpu"):
-        raise ValueError(f"CMSSF_DEVICE is {asked!r}: it may be 'cpu', or not set")
-    # A build for GPUs names one as current on a machine that has none.
+        raise ValueError(f"CMSSF_DEVICE is {asked!r}: set it to 'cpu', or leave it unset")
+    # A CUDA build of PyTorch names a current accelerator even on a machine without one.
     there = torch.accelerator.is_available() and not asked
     return (torch.accelerator.current_accelerator() if there else None) or torch.device("cpu")
 
@@ -46,37 +46,37 @@ def fastest_device() -> torch.device:
 
 
 def process_count() -> int:
-    """Return how many processes train together; 1 without others."""
+    """Return the number of processes that train together; 1 if this one trains alone."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def process_index() -> int:
-    """Return which of them this is, from 0; ``accelerate launch`` says so before they have met."""
+    """Return this process's index, from 0. ``accelerate launch`` sets it before they connect."""
     return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))
 
 
 def from_all_processes(rows: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """Return the rows of all processes, in their order; alone, the rows themselves.
+    """Return the rows of all processes, in process order; with one process, the rows themselves.
 
-    Every process then computes the same loss L of all rows. PyTorch's own ``all_gather`` stops
-    there: to it the rows of others are constants, and so are, on the way back, one's own. Here
-    the gradient of a row is the sum of what all processes found for it, p · dL/drow for p
-    processes. `DistributedDataParallel` takes the *mean* over processes of the gradient of each
-    weight, and what it arrives at is dL/dweight, as if one process had had the whole batch.
+    Every process then computes the same loss L of all rows. PyTorch's own ``all_gather`` lets no
+    gradient through. Here the gradient of a row is the sum of the gradients that all processes
+    computed for it: p · dL/drow for p processes. `DistributedDataParallel` averages the gradient
+    of each weight over the processes, which cancels the p: each weight gets dL/dweight, as if one
+    process had held the whole batch.
 
     Args:
-        rows: Of any shape, equally many in every process, on the device that the processes
-            exchange tensors by.
+        rows: Of any shape, the same in every process, on the device over which the processes
+            communicate.
     """
     return rows if process_count() == 1 else _AllGather.apply(rows)
 
 
 def in_any_process(here: bool, device: torch.device | str) -> bool:
-    """Return whether something is true in any process; all must ask.
+    """Return whether something is true in any process. All processes must call this.
 
     Args:
-        here: In this one.
-        device: That they exchange tensors by: NCCL takes none of the processor's.
+        here: Whether it is true in this process.
+        device: The device over which the processes communicate: NCCL cannot send CPU tensors.
     """
     return bool(from_all_processes(torch.tensor([here], device=device)).any())
 
@@ -96,7 +96,7 @@ class _AllGather(torch.autograd.Function):
 
 
 def seed_all(seed: int) -> None:
-    """Do what `torch.manual_seed` does, without a search for cards: a fiftieth of a short step."""
+    """Call `torch.manual_seed`, but skip its search for GPUs, which takes 2 % of a short step."""
     if torch.accelerator.is_available():
         torch.manual_seed(seed)
     else:
@@ -114,7 +114,7 @@ def step_seed(*parts: int) -> int:
 
 @contextmanager
 def interruptible() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM instead of dying of them, so that a step is never torn.
+    """Collect Ctrl-C and SIGTERM, so that a step is finished before the program stops.
 
     A second Ctrl-C stops at once, without a checkpoint.
     """
@@ -133,7 +133,7 @@ def interruptible() -> Iterator[list[int]]:
         yield received
     finally:
         for number, handler in before.items():
-            # None: it was set outside Python, and cannot be set again from here.
+            # None: the handler was not installed from Python, which cannot restore it.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
@@ -141,26 +141,26 @@ def interruptible() -> Iterator[list[int]]:
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep what a tensor gives back, for the next one of its size.
+    """Let the process reuse the memory of freed tensors instead of returning it to the system.
 
-    As it comes, glibc returns every large block to the system as soon as it is free, and the
-    next step asks for the same block again. The system then has to fill it with zeros, page by
-    page: a fifth of forward and backward of the standard encoder on one core, at 256 pictures.
-    No number changes; what was freed stays with the process. Only glibc, on Linux, needs this.
+    By default glibc returns each large block as soon as it is free, and the next step asks for
+    the same block again. The system then has to fill it with zeros, page by page: a fifth of the
+    time for forward and backward of the standard encoder on one core, at 256 pictures. No result
+    changes, but the process keeps its peak memory. Only glibc, on Linux, needs this.
     """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
+    if mallopt:
         mallopt(M_MMAP_THRESHOLD, 2**30)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def peak_memory_gb() -> float:
-    """Return the most memory this process has held, in gigabytes (10⁹ bytes)."""
+    """Return the peak memory of this process, in gigabytes (10⁹ bytes)."""
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 1e9
-    if sys.platform == "linux":  # getrusage would start at what the parent process held
+    if sys.platform == "linux":  # getrusage would start at the parent process's peak
         status = Path("/proc/self/status").read_text()
         return 1024 * int(status.split("VmHWM:")[1].split()[0]) / 1e9
     import resource  # not there on Windows
@@ -169,25 +169,25 @@ def peak_memory_gb() -> float:
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """Return what a record says of memory: the process's peak, and a card's where there is one."""
+    """Return the peak memory for a run's record: the process's, and on a GPU also the GPU's."""
     found = {"peak_memory_gb": round(peak_memory_gb(), 2)}
     if device.type == "cuda":
         found["peak_gpu_memory_gb"] = round(torch.cuda.max_memory_reserved() / 1e9, 2)
     return found
 
 
-# --- what a record says of it ---
+# --- what a run records about it ---
 
 
 def environment(
     device: torch.device | str = "cpu", before: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Describe this machine, today: versions, processor, the library's commit where there is one.
+    """Describe this machine today: versions, processor, the library's commit if there is one.
 
     Args:
-        device: That a run is on.
-        before: The environment in which a run began that goes on here. If that was another
-            machine, it is named under "earlier".
+        device: The device of the run.
+        before: The recorded environment of a run that is being resumed. If it was on another
+            machine, that one is named under "earlier".
     """
     device = torch.device(device)
     here: dict[str, Any] = {
@@ -210,7 +210,7 @@ def environment(
 
 
 def machine_name(environment: Mapping[str, Any]) -> str:
-    """Name the graphics card of a recorded environment, or the processor and its threads."""
+    """Return the name of a recorded environment's GPU, or of its CPU with the thread count."""
     if environment.get("device", "cpu") != "cpu":
         return str(environment["device"])
     threads = environment.get("threads", 1)
@@ -218,21 +218,21 @@ def machine_name(environment: Mapping[str, Any]) -> str:
 
 
 def machines(environment: Mapping[str, Any]) -> str:
-    """Name the machines that a recorded run began on, if any, and the one it ended on."""
+    """Return the names of all machines that a recorded run ran on, in order."""
     return ", then ".join([*environment.get("earlier", []), machine_name(environment)])
 
 
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # run from a folder, say
+    except PackageNotFoundError:  # imported from a folder, say
         return "not installed"
 
 
 def _commit() -> str:
-    """Name the library's commit; nothing if it is no clone, or there is no git to ask."""
+    """Return the library's commit, or "" if it is not a git clone or git is not installed."""
     root = Path(__file__).resolve().parents[1]
-    # git would look further up: a library installed below another repository is no part of it.
+    # git would also search the parent folders, and find a repository the library is not part of.
     if not (root / ".git").exists():
         return ""
     asked = ["git", "describe", "--always", "--dirty"]
@@ -242,7 +242,7 @@ def _commit() -> str:
 
 
 def _processor() -> str:
-    """Name the processor; Linux keeps the readable name in /proc."""
+    """Return the name of the processor; Linux keeps the readable one in /proc."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,17 +1,17 @@
-"""A run on disk: what decided it, how it went, what came out.
+"""A run on disk: its settings, its history, its results.
 
 Its folder holds::
 
-    <run>/config.json         everything that decides the outcome
-    <run>/history.csv         a row an epoch
+    <run>/config.json         everything that determines the outcome
+    <run>/history.csv         one row an epoch
     <run>/environment.json    date, versions, processor, commit
     <run>/results.json        metric → number
     <run>/outputs.npz         test embeddings, predictions, labels
     <run>/model.safetensors   weights
-    <run>/checkpoint.safetensors   where an unfinished run goes on; gone when it is done
+    <run>/checkpoint.safetensors   the state of an unfinished run; deleted when it is done
 
-Every file is written beside its place and then moved there, so a crash or a full disk leaves
-the old one whole. Nothing is pickled.
+Every file is written under a temporary name and then moved, so a crash or a full disk leaves the
+old one intact. Nothing is pickled.
 """
 
 import warnings
@@ -24,25 +24,25 @@ from torch import nn
 
 from cmssf_lib import files
 
-#: Settings that say how a result is reached, and not which: they may change on the way. The
-#: pictures may have moved; the fingerprint says whether they are the same.
+#: Settings that do not affect the result: they may change when a run is resumed. The pictures may
+#: have moved to another folder; the fingerprint says whether they are the same.
 MAY_CHANGE = ("train.checkpoint_minutes", "cmssf.chunk", "cmssf.micro_batch", "data.path")
 FORMAT = "cmssf-weights-1"
 
 
 class Run:
-    """A training run; without a path it lives in memory only.
+    """A training run; without a path it is kept in memory only.
 
     Args:
-        path: Its folder, made if it is not there.
+        path: Its folder; created when something is saved.
 
     Attributes:
         path: The folder, or ``None``.
-        config: Everything that decides the outcome.
+        config: Everything that determines the outcome.
         history: One dictionary an epoch.
-        environment: What it ran on.
+        environment: Machine, device and versions.
         results: Metric → number.
-        outputs: Arrays behind the results.
+        outputs: The arrays from which the results were computed.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -58,7 +58,7 @@ class Run:
         """Read a run from its folder.
 
         Raises:
-            FileNotFoundError: If there is no run; the message names the runs beside it.
+            FileNotFoundError: If there is no run; the message lists the runs in the same parent.
             ValueError: If one of its files is damaged.
         """
         run = cls(path)
@@ -81,7 +81,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's name, with those above it up to "runs", such as "quick/cmssf"."""
+        """The folder's path below the nearest folder "runs", such as "quick/cmssf"."""
         if self.path is None:
             return "in memory"
         path = self.path.resolve()
@@ -101,21 +101,21 @@ class Run:
 
     @property
     def command(self) -> str:
-        """The shell command that makes this run again, or made it."""
+        """The shell command that reproduces this run, or that started it."""
         if self.recorded:
             return f"cmssf reproduce {self.name}"
         return str(self.environment.get("command", "a call of fit"))
 
     @property
     def checkpoint(self) -> Path | None:
-        """The file from which an unfinished run goes on; ``None`` for a run in memory."""
+        """The checkpoint file of an unfinished run; ``None`` for a run in memory."""
         return None if self.path is None else self.path / "checkpoint.safetensors"
 
     def series(self, column: str) -> list[float]:
         """Return one column of the history.
 
         Raises:
-            KeyError: If there is no such column; the message names those there are.
+            KeyError: If there is no such column; the message lists the columns.
         """
         if not self.history or column not in self.history[-1]:
             known = ", ".join(self.history[-1]) if self.history else "none: no epoch is done"
@@ -123,10 +123,10 @@ class Run:
         return [row[column] for row in self.history]
 
     def save(self) -> None:
-        """Write all but the weights; nothing happens to a run in memory.
+        """Write everything but the weights; does nothing for a run in memory.
 
         Raises:
-            OSError: If the disk is full; the files that were there stay whole.
+            OSError: If the disk is full; existing files stay intact.
         """
         if self.path is None:
             return
@@ -140,9 +140,9 @@ class Run:
             files.write_arrays(self.path / "outputs.npz", self.outputs)
 
     def save_weights(self, method: nn.Module) -> None:
-        """Write ``model.safetensors``; nothing happens to a run in memory.
+        """Write ``model.safetensors``; does nothing for a run in memory.
 
-        Numbers that half precision holds exactly are written so (`TrainConfig.half_weights`).
+        Tensors that half precision represents exactly are stored so (`TrainConfig.half_weights`).
         """
         if self.path is not None:
             tensors = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
@@ -153,12 +153,12 @@ class Run:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a checkpoint from which the run goes on."""
+        """Whether there is a checkpoint to resume from."""
         return self.checkpoint is not None and self.checkpoint.is_file()
 
     @property
     def has_weights(self) -> bool:
-        """Whether ``model.safetensors`` is there."""
+        """Whether ``model.safetensors`` exists."""
         return self.path is not None and (self.path / "model.safetensors").is_file()
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -176,14 +176,14 @@ class Run:
         return files.read_tensors(self.path / "model.safetensors", FORMAT)[0]
 
     def state(self) -> Literal["new", "under way", "trained", "measured"]:
-        """Say how far the run in this run's folder has come; a run in memory is new.
+        """Return how far the run in this folder has come; a run in memory is new.
 
-        A folder in which no step was taken is new as well: a first try with a setting that could
-        not work must not bind the second.
+        A folder in which no step was taken also counts as new: a first try with impossible
+        settings must not block the second.
 
         Raises:
-            ValueError: If a run was begun there with another configuration; the message names the
-                fields that differ.
+            ValueError: If the folder holds a run with another configuration; the message names
+                the fields that differ.
         """
         if self.path is None or not (self.path / "config.json").is_file():
             return "new"
@@ -209,8 +209,7 @@ class Run:
 def all_runs(root: str | Path) -> list[Run]:
     """Load every run below a folder, by name.
 
-    Other folders with a config.json are passed over. A run that is damaged is named in a warning,
-    and keeps none of the others from being loaded.
+    Other folders with a config.json are ignored. A damaged run is skipped with a warning.
     """
     runs = []
     for path in sorted(Path(root).rglob("config.json")):

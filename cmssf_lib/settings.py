@@ -1,8 +1,8 @@
 """Settings that are checked, field by field, when they are made.
 
-What a field may be is its type, ``lr: PositiveFloat`` or ``norm: Literal["batch", "group"]``:
-pydantic sees to it, and the command line takes its choices from there. What depends on two fields,
-or on the data, is refused where it is used.
+The type of a field says which values it may have: ``lr: PositiveFloat``, or
+``norm: Literal["batch", "group"]``. pydantic enforces it, and the command line reads its choices
+from it. Rules that involve two fields, or the data, are checked where the values are used.
 """
 
 import json
@@ -20,10 +20,11 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass_transform(frozen_default=True)
 def settings(kind: type[Kind]) -> type[Kind]:
-    """Make a class a frozen dataclass that takes no unknown field and no impossible value.
+    """Make a class a frozen dataclass that rejects unknown fields and invalid values.
 
     Raises:
-        ValueError: When one is made: names the fields, and says what each may be.
+        ValueError: On construction, if a field is unknown or invalid. The message names each such
+            field and says what it may be.
     """
     made: Any = dataclass(
         kind, frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -42,15 +43,15 @@ def settings(kind: type[Kind]) -> type[Kind]:
 
 
 def from_json(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
-    """Make settings of what JSON holds.
+    """Build settings from decoded JSON.
 
     Args:
-        kind: A class that `settings` made.
+        kind: A class decorated with `settings`.
         values: Field → value.
 
     Raises:
-        ValueError: As `settings`, if a field is unknown (a later version wrote it), missing, of
-            another type or out of bounds.
+        ValueError: If a field is unknown (written by a later version, say), missing, of the wrong
+            type or out of bounds.
     """
     try:
         return TypeAdapter(kind).validate_json(json.dumps(values))
@@ -59,7 +60,7 @@ def from_json(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
 
 
 def _faults(error: ValidationError) -> str:
-    """Say in one line which fields are wrong, what each may be, and what it was."""
+    """Say in one line which fields are wrong, what each may be, and what was given."""
     said = []
     for fault in error.errors():
         got = "" if fault["type"] == "missing" else f", got {fault['input']!r}"

@@ -63,28 +63,28 @@ def test_columns_may_stand_in_any_order_beside_others_and_begin_with_excels_mark
 @pytest.mark.parametrize(
     ("ending", "content", "complaint"),
     [
-        ("csv", "", "line 1: no column file_name and no text; the first line names"),
-        ("csv", "file,text\na.png,x", "line 1: no column file_name;"),
-        ("csv", "file_name,text\na.png,x\nb.png,one, two", "line 3: not 2 columns as in the first"),
+        ("csv", "", "line 1: no column file_name and no text: the first line must name"),
+        ("csv", "file,text\na.png,x", "line 1: no column file_name:"),
+        ("csv", "file_name,text\na.png,x\nb.png,one, two", "line 3: expected 2 columns as in line"),
         (
             "csv",
             "file_name,text\na.png,x\nb.png,",
-            "line 3: expected a text as 'text'; got {'",
+            "line 3: 'text' must be a non-empty text; got {'",
         ),
-        ("csv", "file_name,text\n ,x", "line 2: expected a text as 'file_name'; got"),
+        ("csv", "file_name,text\n ,x", "line 2: 'file_name' must be a non-empty text; got"),
         (
             "csv",
             "file_name,text\na.png,x\n\na.png,y",
-            "line 4: a.png has a caption already",
+            "line 4: a.png already has a caption",
         ),
         ("csv", 'file_name,text\na.png,"x', "line 2: unexpected end of data"),
-        ("csv", "file_name,text\n", "no caption for a.png (2 of 2 pictures have none)"),
-        ("jsonl", "", "no caption for a.png (2 of 2 pictures have none)"),
+        ("csv", "file_name,text\n", "no caption for a.png (2 of 2 missing)"),
+        ("jsonl", "", "no caption for a.png (2 of 2 missing)"),
         ("jsonl", '{"file_name": "a.png", "text": "x"}\n{"file_name"', "line 2: "),
-        ("jsonl", "[1, 2]", "line 1: expected an object"),
-        ("jsonl", '\n{"file_name": "a.png"}', "line 2: expected a text as 'text'; got {'"),
-        ("jsonl", '{"file_name": "a.png", "text": 3}', "line 1: expected a text as 'text'; got"),
-        ("jsonl", '{"file_name": "a.png", "text": "  "}', "line 1: expected a text as 'text'; got"),
+        ("jsonl", "[1, 2]", "line 1: expected a JSON object"),
+        ("jsonl", '\n{"file_name": "a.png"}', "line 2: 'text' must be a non-empty text; got {'"),
+        ("jsonl", '{"file_name": "a.png", "text": 3}', "line 1: 'text' must be a non-empty text"),
+        ("jsonl", '{"file_name": "a.png", "text": "  "}', "line 1: 'text' must be a non-empty"),
     ],
 )
 def test_a_line_that_cannot_be_is_named(tmp_path, ending, content, complaint):
@@ -103,9 +103,9 @@ def test_a_table_in_another_encoding_is_refused(tmp_path):
 
 
 def test_other_files_and_missing_ones_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"end in \.csv or \.jsonl"):
+    with pytest.raises(ValueError, match=r"ends in \.csv or \.jsonl"):
         read_captions(tmp_path / "table.xlsx", ["a.png"])
-    with pytest.raises(FileNotFoundError, match=r"no file .*table\.csv with captions"):
+    with pytest.raises(FileNotFoundError, match=r"table\.csv does not exist"):
         read_captions(tmp_path / "table.csv", ["a.png"])
 
 
@@ -120,7 +120,7 @@ def test_a_caption_without_a_picture_is_refused_with_its_line(folder):
 def test_a_picture_without_a_caption_is_refused_before_any_is_read(folder):
     (folder / "c.csv").write_text(csv_of(dict(list(SAID.items())[:6])), encoding="utf-8")
     (folder / PICTURES[0]).write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match=r"no caption for test/ox/0\.png \(2 of 8 pictures"):
+    with pytest.raises(ValueError, match=r"no caption for test/ox/0\.png \(2 of 8 missing"):
         image_folder(folder, captions="c.csv")
 
 
@@ -128,5 +128,5 @@ def test_a_preset_names_the_table(folder):
     (folder / "c.jsonl").write_text(jsonl_of(SAID), encoding="utf-8")
     config = DataConfig(name="image_folder", path=str(folder), image_size=4, captions="c.jsonl")
     assert load(config).train.captions == tuple(SAID[name] for name in PICTURES[:4])
-    with pytest.raises(ValueError, match="captions from a table belong to name='image_folder'"):
+    with pytest.raises(ValueError, match="a captions table needs name='image_folder'"):
         load(DataConfig(captions="c"))

@@ -230,7 +230,7 @@ def test_an_empty_caption_is_named_by_its_place(tokenizer, nothing):
 
 def test_a_caption_too_long_is_not_cut(tokenizer):
     tokenize(tokenizer, ["a photo of red"])  # 6 tokens with [CLS] and [SEP]: just fits
-    with pytest.raises(ValueError, match=r"'a photo of a red' takes 7 tokens.* at most 6"):
+    with pytest.raises(ValueError, match=r"'a photo of a red' has 7 tokens.* at most 6"):
         tokenize(tokenizer, ["a photo", "a photo of a red"])
 
 

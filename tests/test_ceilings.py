@@ -161,7 +161,7 @@ def test_a_table_that_holds_no_frequencies_is_refused(joint, message):
 
 @pytest.mark.parametrize("axis", [2, -1])
 def test_there_are_two_modalities(axis):
-    with pytest.raises(ValueError, match=f"axis is 0 for modality A or 1 .* got {axis}"):
+    with pytest.raises(ValueError, match=f"axis must be 0 for modality A or 1 .* got {axis}"):
         single_ceiling(torch.ones(2, 2, 2), axis)
 
 

@@ -94,7 +94,7 @@ def test_evaluate_completes_a_run_that_was_stopped_before_it(trained, tmp_path, 
     for name in ("config.json", "history.csv", "environment.json", "model.safetensors"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     assert cli.main(["evaluate", str(tmp_path), "--no-fine-tuning"]) == 2
-    assert "measure all of it first, without --no-fine-tuning" in capsys.readouterr().err
+    assert "no results yet: evaluate it without --no-fine-tuning" in capsys.readouterr().err
     assert not Run.load(tmp_path).results
     assert cli.main(["evaluate", str(tmp_path)]) == 0
     assert Run.load(tmp_path).results == pytest.approx(Run.load(trained).results)
@@ -138,7 +138,7 @@ def test_the_same_command_measures_what_was_trained_and_not_measured(trained, tm
     copy_of(trained, tmp_path / "run", without=("results.json", "outputs.npz"))
     command = ["train", "cmssf", "--preset=quick", "--train.epochs=2", *TINY]
     assert cli.main([*command, f"--run={tmp_path / 'run'}"]) == 0
-    assert "what is left is to measure it" in capsys.readouterr().out
+    assert "only the evaluation is left" in capsys.readouterr().out
     again, before = Run.load(tmp_path / "run"), Run.load(trained)
     assert again.results == pytest.approx(before.results)
     assert again.history == before.history
@@ -177,8 +177,8 @@ def test_a_picture_folder_that_moves_is_found_again(tmp_path, monkeypatch, capsy
     ("method", "asked", "message"),
     [
         ("cmssf", ["train.batch_size=64"], "data.validation=32 holds out too few"),
-        ("simclr", ["judge.per_class=1"], "a class has 1, and a linear classifier needs two"),
-        ("mae", ["fine_tune.batch_size=101"], "100 pictures, fewer than a batch of the fine"),
+        ("simclr", ["judge.per_class=1"], "gives a class only 1 of the two labels"),
+        ("mae", ["fine_tune.batch_size=101"], "100 labelled pictures, fewer than a batch"),
     ],
 )
 def test_what_could_not_be_measured_is_refused_before_the_training(
@@ -211,7 +211,7 @@ def test_reproducing_all_goes_on_after_what_is_done_and_what_fails(
     monkeypatch.setenv("CMSSF_RUNS", str(tmp_path / "records"))
     assert cli.main(["reproduce", "--all", f"--to={tmp_path / 'again'}"]) == 2
     out, error = capsys.readouterr()
-    assert "quick/tiny is there already" in out
+    assert "quick/tiny exists already" in out
     assert "lost/tiny: not the settings of a" in error
     assert "lr: Input should be greater than 0, got -1.0" in error
     done = tmp_path / "again" / "quick" / "tiny"
@@ -258,7 +258,7 @@ def test_records_are_found_from_inside_the_repository(tmp_path, monkeypatch):
         (["train", "clap", "--preset=quick", *TINY], "unknown method 'clap'; choose one of cmssf"),
         (["train", "cmssf", "--preset=huge"], "unknown preset 'huge'; choose one of quick"),
         (["evaluate", "runs/none"], "no run at runs/none"),
-        (["reproduce"], "name recorded runs, or take every one with --all"),
+        (["reproduce"], "name recorded runs (see cmssf runs), or choose all with --all"),
         (["reproduce", "nothing"], "no run at"),
         (["runs", "nowhere"], "no runs below nowhere"),
     ],
@@ -321,7 +321,7 @@ def test_no_data_and_no_network_is_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("cmssf_lib.data.picture_files.CIFAR10.__init__", offline)
     command = ["train", "cmssf", "--preset=standard", f"--data={tmp_path}"]
     assert cli.main([*command, f"--run={tmp_path / 'run'}"]) == 2
-    assert "the preset 'quick' needs none of it" in capsys.readouterr().err
+    assert "The preset 'quick' does not need it" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

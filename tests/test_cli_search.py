@@ -77,7 +77,7 @@ def test_a_folder_is_indexed_and_searched(place, capsys):
     assert run(capsys, "search", "a", "red", "seven", "-k", "12")[0] == lines  # without quotes
     lines, notes = run(capsys, "search", "seven", "-k", "50")
     assert len(lines) == 12
-    assert notes == "cmssf: the index holds no more than 12 different pictures\n"
+    assert notes == "cmssf: the index holds only 12 different pictures\n"
 
 
 def test_indexing_again_says_what_is_new_and_what_is_gone(place, capsys):
@@ -101,11 +101,11 @@ def test_pictures_that_are_gone_are_marked(place, capsys):
     lines, notes = run(capsys, "search", "seven", "-k", "12")
     (marked,) = [line for line in lines if "(gone)" in line]
     assert "again.png  (gone)  (also: " in marked
-    assert f"some of these are gone; to index what is there: cmssf index {place}" in notes
+    assert f"some of these are gone; update the index with: cmssf index {place}" in notes
     shutil.move("pictures", "elsewhere")
     _, notes = run(capsys, "search", "seven", code=2)
     assert notes == f"cmssf: the folder {place / 'pictures'} of this index is gone: " + (
-        "put it back, or index another one\n"
+        "restore it or index another folder\n"
     )
 
 
@@ -154,11 +154,11 @@ def test_a_model_is_also_a_run_with_weights(place, capsys):
     recorded.config["data_fingerprint"] = "0" * 16
     recorded.save()
     _, notes = run(capsys, "index", "pictures", "--model", "runs/tiny", code=2)
-    assert "was trained on other data than are here" in notes
+    assert "runs/tiny was trained on other data" in notes
     recorded.config["method"] = "simclr"
     recorded.save()
     _, notes = run(capsys, "index", "pictures", "--model", "runs/tiny", code=2)
-    assert "the run runs/tiny trained simclr, which has no space for words" in notes
+    assert "the run runs/tiny trained simclr, which cannot encode text" in notes
 
 
 def write_run(folder: Path, config: object) -> None:
@@ -178,7 +178,7 @@ def recorded() -> dict:
 def test_a_run_of_another_method_is_refused(method, recorded, place, capsys):
     write_run(place / "run", {**recorded, "method": method})
     _, notes = run(capsys, "index", "pictures", "--model=run", code=2)
-    assert notes == f"cmssf: the run run trained {method}, which has no space for words\n"
+    assert notes == f"cmssf: the run run trained {method}, which cannot encode text\n"
 
 
 def test_a_run_of_fit_without_a_preset_is_refused(place, capsys):
@@ -231,11 +231,11 @@ def test_a_run_with_a_damaged_file_is_one_sentence(name, recorded, place, capsys
         (["index", "model", "--model=model", "--to=new"], "no picture in"),
         (["index", "model", "--model=model"], "is the index of another folder"),
         (["index", "pictures", "--model=nowhere/at/all"], "is neither a folder on this machine"),
-        (["index", "pictures", "--model=pictures"], "holds no model: there is no config.json"),
+        (["index", "pictures", "--model=pictures"], "no complete model: config.json is missing"),
         (["search", "a crimson seven"], "never seen: 'crimson'"),
         (["search", " "], "is empty"),
         (["search", "seven", "-k=0"], "k is 0"),
-        (["search", "seven", "--index=new"], "no index in new: `cmssf index` makes one"),
+        (["search", "seven", "--index=new"], "no index in new: make one with `cmssf index`"),
         (["search", "seven", "--model=other"], "made by another model"),
     ],
 )
@@ -256,5 +256,5 @@ def test_an_index_that_names_no_model_asks_for_one(place, capsys):
     index = Index.load("runs/index")
     Index(index.vectors, index.pictures, index.folder, index.model).save("runs/index")
     _, notes = run(capsys, "search", "seven", code=2)
-    assert notes == "cmssf: runs/index does not say where its model is: name it with --model\n"
+    assert notes == "cmssf: runs/index does not say where its model is: give it with --model\n"
     assert len(run(capsys, "search", "seven", "--model", "model")[0]) == 10

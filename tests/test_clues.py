@@ -113,5 +113,5 @@ def test_a_class_caption_says_the_class_and_no_more():
 
 
 def test_questions_are_no_class_captions():
-    with pytest.raises(ValueError, match="two digits have a question: set text='caption'"):
+    with pytest.raises(ValueError, match="two digits come with a question: set text='caption'"):
         load(DataConfig(flavour="two", text="class"))

@@ -163,8 +163,8 @@ def test_the_centre_is_a_running_mean():
     [
         (lambda: byol_loss(torch.ones(2, 3), torch.ones(3, 3)), "row i of one belonging"),
         (lambda: byol_loss(torch.ones(0, 3), torch.ones(0, 3)), r"\(0, 3\)"),
-        (lambda: dino_loss(*[[torch.ones(2, 3)] * 2] * 2, torch.zeros(3), 0.0, 0.1), "give > 0"),
-        (lambda: dino_loss(*[[torch.ones(2, 3)] * 2] * 2, torch.zeros(3), 0.1, -1), "give > 0"),
+        (lambda: dino_loss(*[[torch.ones(2, 3)] * 2] * 2, torch.zeros(3), 0.0, 0.1), "number > 0"),
+        (lambda: dino_loss(*[[torch.ones(2, 3)] * 2] * 2, torch.zeros(3), 0.1, -1), "number > 0"),
         (lambda: dino_loss(*[[torch.ones(2, 3)] * 2] * 2, torch.zeros(4), 0.1, 0.1), "the centre"),
         (lambda: dino_loss(*[[torch.ones(2, 3)]] * 2, torch.zeros(3), 0.1, 0.1), "least two"),
         (
@@ -363,7 +363,7 @@ def test_attention_is_a_map_of_the_patches(batch):
     [
         ({"student_temperature": 0.0}, "student_temperature: .* greater than 0, got 0.0"),
         ({"teacher_temperature": -0.04}, "teacher_temperature: .*, got -0.04"),
-        ({"local_size": 6}, "patches of 4 pixels do not tile a picture of 6"),
+        ({"local_size": 6}, "image size must be a multiple of patch size 4; got 6"),
         ({"local_size": 0}, "local_size: .* greater than 0, got 0"),
         ({"local_crops": -1}, "local_crops: .* or equal to 0, got -1"),
         ({"freeze_last": 1.5}, "freeze_last"),

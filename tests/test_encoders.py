@@ -212,9 +212,9 @@ def test_the_stem_makes_the_backbone_see_one_bright_pixel():
     ("change", "message"),
     [
         ({"kind": "resnet"}, "kind: Input should be 'plain', 'conv_stem', .* got 'resnet'"),
-        ({"image_size": 18}, "patches of 4 pixels do not tile a picture of 18"),
-        ({"heads": 3}, "width 32 does not divide among 3 heads"),
-        ({"kind": "conv_stem", "patch_size": 8}, "reduces by 4; got patch_size=8"),
+        ({"image_size": 18}, "image size must be a multiple of patch size 4; got 18"),
+        ({"heads": 3}, "width 32 is not divisible by 3 heads"),
+        ({"kind": "conv_stem", "patch_size": 8}, "needs patch_size=4; got 8"),
         (
             {"kind": "conv_stem", "norm": "layer"},
             "norm: Input should be 'batch' or 'group', got 'layer'",
@@ -279,7 +279,7 @@ def test_interpolated_places_learn():
 
 @pytest.mark.parametrize("size", [0, 2, 6, -4])
 def test_a_size_that_patches_do_not_tile_is_refused(size):
-    with pytest.raises(ValueError, match=f"do not tile a picture of {size}: choose a multiple"):
+    with pytest.raises(ValueError, match=f"must be a multiple of patch size 4; got {size}"):
         encoder()(pictures(), size=size)
 
 
@@ -483,7 +483,7 @@ def test_the_papers_encoder_reads_its_weights_from_a_file(tmp_path):
     assert first.width == 384
     path = published(tmp_path / "dino.safetensors", first.backbone)
     begun = dataclasses.replace(config, weights=path)
-    with pytest.raises(ValueError, match="image_encoder reads it"):
+    with pytest.raises(ValueError, match=r"use cmssf_lib\.build\.image_encoder"):
         ImageEncoder(begun)
     second = image_encoder(begun).eval()
     images = pictures(1, side=32)  # 32×32 becomes 224×224 in the encoder
@@ -572,7 +572,7 @@ def test_the_vocabulary_does_not_depend_on_the_order_of_captions():
 
 def test_captions_that_do_not_fit_are_refused():
     model = text_encoder(dataclasses.replace(WORDS, max_length=6))
-    with pytest.raises(ValueError, match="takes 8 tokens and the text encoder at most 6"):
+    with pytest.raises(ValueError, match="has 8 tokens; the text encoder accepts at most 6"):
         model(CAPTIONS)
     with pytest.raises(ValueError, match="'zebra'"):
         model(["a zebra"])
@@ -626,7 +626,7 @@ def test_a_pretrained_encoder_is_read_from_its_folder(bert_folder):
 def test_a_pretrained_encoder_refuses_more_tokens_than_it_has_positions(bert_folder):
     model = TextEncoder(TextConfig(kind="pretrained", name=str(bert_folder)))
     assert model(["a " * 10]).shape == (1, 24)
-    with pytest.raises(ValueError, match="takes 13 tokens and the text encoder at most 12"):
+    with pytest.raises(ValueError, match="has 13 tokens; the text encoder accepts at most 12"):
         model(["a " * 11])
 
 
@@ -648,7 +648,7 @@ def test_a_folder_without_an_encoder_is_refused(tmp_path, bert_folder):
         (tmp_path / file.name).write_bytes(
             content[:500] if file.suffix == ".safetensors" else content
         )
-    with pytest.raises(ValueError, match="holds no complete text encoder"):
+    with pytest.raises(ValueError, match="contains no complete text encoder"):
         TextEncoder(TextConfig(kind="pretrained", name=str(tmp_path)))
 
 

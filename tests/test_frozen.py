@@ -142,7 +142,7 @@ def test_the_cache_is_read_again_unless_something_changed(data, cache, monkeypat
 
 def test_what_cannot_be_cached_is_refused(data, monkeypatch):
     learning = model(data, replace(FROZEN, freeze_image=False))
-    with pytest.raises(ValueError, match="the image encoder learns"):
+    with pytest.raises(ValueError, match="the image encoder is not frozen"):
         train.cache_features(learning, data)
     method = model(data)
     with pytest.raises(ValueError, match="views is -1; give 0 or more"):
@@ -156,7 +156,7 @@ def test_what_cannot_be_cached_is_refused(data, monkeypatch):
 def test_features_are_refused_where_the_encoder_learns(data):
     cached = train.cache_features(model(data), data, say=quiet, keep=False)
     learning = model(data, replace(FROZEN, freeze_image=False))
-    with pytest.raises(ValueError, match="features of a frozen image encoder, and this one learns"):
+    with pytest.raises(ValueError, match="frozen image encoder, but this encoder is trained"):
         learning.loss(next(batches(cached, 32)))
     assert evaluate.embed_features(learning, cached).shape == (96, 16)  # encoded, not the cached
 

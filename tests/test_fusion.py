@@ -207,11 +207,11 @@ THREE = ("image", "text", "sound")
         ({"touch": 3}, {}, ValueError, "unknown modality 'touch'.*image, text, sound"),
         ({"text": 3}, {"touch": [1, 1, 1]}, ValueError, "unknown modality 'touch'"),
         ({}, {}, ValueError, "every modality is missing: give at least one"),
-        ({"text": 3, "sound": 4}, {}, ValueError, "'text' holds 3 examples and 'sound' 4"),
+        ({"text": 3, "sound": 4}, {}, ValueError, "'text' has 3 examples, but 'sound' has 4"),
         ({"text": 3}, {"sound": [1, 1, 1]}, ValueError, "'sound', which is not among the inputs"),
         ({"text": 3}, {"text": [1, 1]}, ValueError, r"shape \(2,\); expected \(3,\)"),
         ({"text": 3}, {"text": [[1], [1], [1]]}, ValueError, r"shape \(3, 1\)"),
-        ({"text": 4}, {"text": [1, 1, 1, 0]}, ValueError, "every modality of example 3 is missing"),
+        ({"text": 4}, {"text": [1, 1, 1, 0]}, ValueError, "example 3 has no modality"),
     ],
 )
 def test_what_cannot_be_is_refused(inputs, present, error, message):
@@ -260,8 +260,8 @@ def test_dropout_hides_as_often_as_it_is_told():
     [
         ("image", torch.zeros(2, 3, 16, 16).byte(), "pictures of 8×16 pixels; got 16×16"),
         ("image", torch.full((2, 3, 8, 16), 3.0), r"must lie in \[0, 1\]"),
-        ("text", torch.ones(2, 7, dtype=torch.int64), "7 tokens; this model takes at most 6"),
-        ("text", torch.ones(2, 4), "token ids, int64"),
+        ("text", torch.ones(2, 7, dtype=torch.int64), "text of 7 tokens, but max_length is 6"),
+        ("text", torch.ones(2, 4), "must be int64 token ids"),
         ("text", torch.full((2, 4), 12), "run from 12 to 12; this model knows 0 to 11"),
         ("sound", torch.zeros(2, 700), "sounds of 800 samples; got 700"),
     ],
@@ -278,10 +278,10 @@ def test_a_modality_that_does_not_fit_is_refused(kind, value, message, as_shippe
         ({"kind": "middle"}, "kind: .* 'early', 'feature', .* got 'middle'"),
         ({"rule": "sum"}, "unknown rule 'sum' for feature fusion; choose one of concat"),
         ({"modalities": ("image", "touch")}, "'image', 'text' or 'sound', got 'touch'"),
-        ({"modalities": ("text", "text")}, "each once"),
-        ({"modalities": ()}, "one or more, each once"),
+        ({"modalities": ("text", "text")}, "each only once"),
+        ({"modalities": ()}, "one or more modalities, each only once"),
         ({"kind": "coattention", "rule": "shared"}, "exactly two modalities"),
-        ({"width": 15}, "does not divide among 2 heads"),
+        ({"width": 15}, "width 15 is not divisible by 2 heads"),
         ({"modality_dropout": 1.0}, "modality_dropout: .* less than 1, got 1.0"),
         ({"image_size": (8, 10)}, "multiples of 4"),
     ],
@@ -686,9 +686,9 @@ def test_what_predict_refuses():
     with pytest.raises(ValueError, match="the data has none"):
         method.predict(tiny_data(sounds=False))
     assert method.training  # also after an error
-    with pytest.raises(ValueError, match="only late fusion has rules"):
+    with pytest.raises(ValueError, match="only late fusion can fit or set rules"):
         method.predict(data, rule="mean")
-    with pytest.raises(ValueError, match="only late fusion has rules"):
+    with pytest.raises(ValueError, match="only late fusion can fit or set rules"):
         method.fit_rule(data)
 
 

@@ -584,7 +584,7 @@ def test_an_empty_batch_of_queries_is_refused(as_shipped):
 
 @pytest.mark.parametrize("shape", [(3,), (5,), (4, 1), ()], ids=str)
 def test_labels_of_the_wrong_shape_are_refused(shape, as_shipped):
-    with pytest.raises(ValueError, match=r"labels has shape .*one number a picture: \(4,\)"):
+    with pytest.raises(ValueError, match=r"labels has shape .*one number per picture: \(4,\)"):
         supcon_loss(torch.randn(4, 4), torch.randn(4, 4), torch.zeros(shape, dtype=torch.int64), 1)
 
 

@@ -253,7 +253,7 @@ def test_places_have_codes_of_their_own():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mask_ratio": 0.0}, "both excluded; got 0.0"),
+        ({"mask_ratio": 0.0}, "strictly between 0 and 1, got 0.0"),
         ({"mask_ratio": 1.0}, "mask_ratio: .* less than 1, got 1.0"),
         ({"mask_ratio": math.nan}, "mask_ratio: .* finite number, got nan"),
         ({"mask_ratio": 0.97}, "leaves 0 of 16 patches visible"),

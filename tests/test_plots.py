@@ -338,7 +338,7 @@ def test_captions_stand_under_their_pictures(scenes):
 
 
 def test_a_missing_picture_is_named(scenes):
-    with pytest.raises(IndexError, match="none at 40"):
+    with pytest.raises(IndexError, match="index 40 is outside the 40 pictures"):
         plots.caption_grid(scenes, [0, 40])
     with pytest.raises(ValueError, match="0 in"):
         plots.image_grid(scenes.images[:0])
@@ -354,7 +354,7 @@ def test_views_stand_below_their_originals(scenes):
     assert [row[0].get_ylabel() for row in panels] == ["as it is", "grey"]
     for panel, view in zip(panels[1], grey, strict=True):
         assert np.allclose(panel.get_images()[0].get_array(), view.permute(1, 2, 0).numpy())
-    with pytest.raises(ValueError, match="'grey' is about 2 pictures, and there are 3"):
+    with pytest.raises(ValueError, match="'grey' has 2 pictures; expected 3"):
         plots.views_grid(images, {"grey": grey[:2]})
 
 
@@ -396,7 +396,7 @@ def test_tsne_names_its_settings_and_encodes_classes_twice():
     ("change", "message"),
     [
         ({"perplexity": 60.0}, "less than n_samples"),
-        ({"labels": torch.arange(59)}, "labels of shape|Expected type"),  # the shape checker
+        ({"labels": torch.arange(59)}, "need one label each|Expected type"),  # the shape checker
         ({"class_names": ["only"]}, "outside the 1 classes"),
     ],
 )
@@ -461,5 +461,6 @@ def test_a_card_has_a_row_for_each_training(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("nothing", [(), ([],), ({},), ("quick/simclr-s0",), (None,)])
 def test_a_card_of_no_runs_is_refused(nothing):
-    with pytest.raises(ValueError, match="no run"):
+    message = "^expected .* runs?; got (no runs|'quick/simclr-s0'|None)$"
+    with pytest.raises(ValueError, match=message):
         plots.RunCard(*nothing)

@@ -71,8 +71,8 @@ def test_long_histories_carry_few_markers():
 @pytest.mark.parametrize(
     ("groups", "columns", "message"),
     [
-        ({}, COLUMNS, "got 0 groups, 3"),
-        (GROUPS, {}, "got 2 groups, 0"),
+        ({}, COLUMNS, "expected groups and columns; got 0 and 3"),
+        (GROUPS, {}, "got 2 and 0"),
         ({"none": []}, COLUMNS, "'none' has no run"),
         ({"new": [Run()]}, COLUMNS, "in memory has no history"),
         ({"without": GROUPS["without"]}, COLUMNS, "no run has a column 'kl'; there are epoch"),

@@ -83,7 +83,7 @@ def test_a_map_of_zeros_is_dark_and_no_error(picture):
 def test_maps_that_do_not_fit_are_refused(picture):
     with pytest.raises(ValueError, match="has 32 patches; got weights of 31"):
         plots.attention_pixels(torch.rand(1, 31), SIZE)
-    with pytest.raises(ValueError, match=r"one title a map; got \(titles, maps\) \[\(2, 1\)\]"):
+    with pytest.raises(ValueError, match=r"one title per map; got \(titles, maps\) \[\(2, 1\)\]"):
         plots.attention_maps(picture, [(["a", "b"], torch.rand(1, 32))])
     with pytest.raises(ValueError, match="expected rows"):
         plots.attention_maps(picture, [])
@@ -125,7 +125,7 @@ def test_an_empty_picture_has_no_outline():
     [
         (PICTURES, {}, "got 3 and 0"),
         (PICTURES[:0], MAPS, "got 0 and 2"),
-        (PICTURES, {"two": CORNER[:2]}, "'two' is about 2 pictures, and there are 3"),
+        (PICTURES, {"two": CORNER[:2]}, "'two' has 2 pictures; expected 3"),
         (PICTURES, {"nine": torch.rand(3, 9)}, "has 16 patches; got weights of 9"),
     ],
 )
@@ -214,11 +214,11 @@ def test_reconstructions_fit_the_column_and_nothing_is_cut_off(count):
 
 @pytest.mark.usefixtures("as_shipped")
 def test_reconstructions_of_nothing_and_of_others_are_refused(pictures, hidden):
-    with pytest.raises(ValueError, match="5 times 3×4 patches do not tile 5 pictures of 16×16"):
+    with pytest.raises(ValueError, match="5 masks of 3×4 patches do not fit 5 pictures of 16×16"):
         plots.masked_pictures(pictures, hidden[:, :3])
     with pytest.raises(ValueError, match="expected guesses to show; got none"):
         plots.reconstructions(pictures, hidden, {})
-    with pytest.raises(ValueError, match="'wrong' is about 2 pictures, and there are 5"):
+    with pytest.raises(ValueError, match="'wrong' has 2 pictures; expected 5"):
         plots.reconstructions(pictures, hidden, {"wrong": pictures[:2]})
-    with pytest.raises(ValueError, match="3 times 4×4 patches do not tile 5 pictures"):
+    with pytest.raises(ValueError, match="3 masks of 4×4 patches do not fit 5 pictures"):
         plots.reconstructions(pictures, hidden[:3], {"guess": pictures})

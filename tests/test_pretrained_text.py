@@ -35,7 +35,7 @@ def test_it_says_what_the_published_model_says(config):
 
 
 def test_a_caption_longer_than_it_takes_is_not_cut(config):
-    with pytest.raises(ValueError, match="takes 602 tokens and the text encoder at most 512"):
+    with pytest.raises(ValueError, match="has 602 tokens; the text encoder accepts at most 512"):
         TextEncoder(config)(["word " * 600])
 
 

@@ -292,7 +292,7 @@ def test_what_takes_one_process_is_left_to_evaluate(tmp_path, capsys):
     launched = launch(tmp_path / "run", 1, judged)
     said, _ = launched.communicate(timeout=240)
     assert launched.returncode == 0, said
-    assert f"Measure it: cmssf evaluate {tmp_path / 'run'}" in said
+    assert f"run cmssf evaluate {tmp_path / 'run'}" in said
     run = Run.load(tmp_path / "run")
     assert len(run.history) == 1
     assert not run.results
@@ -318,11 +318,9 @@ def test_what_several_processes_cannot_train_is_refused():
             VISION, TEXT, beside, ["a one"], image_task=kind(ImageEncoder(VISION), own)
         )
         require_one_model(joint, config, 1)
-        with pytest.raises(
-            ValueError, match=rf"{kind.__name__}, which is learned beside, would compare"
-        ):
+        with pytest.raises(ValueError, match=rf"{kind.__name__}, the second loss, would compare"):
             require_one_model(joint, config, 2)
     normed = new_cmssf(replace(VISION, norm="batch"), TEXT, CMSSFConfig(), ["a one"])
-    with pytest.raises(ValueError, match=r"batch norm .* take vision\.norm=group"):
+    with pytest.raises(ValueError, match=r"batch norm .* set vision\.norm=group"):
         require_one_model(normed, config, 2)
     require_one_model(normed, config, 1)

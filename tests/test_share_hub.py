@@ -129,7 +129,7 @@ def test_a_card_without_a_run_says_so_and_an_old_one_does_not_stay(model, run, t
     save_pretrained(model, tmp_path, run=run)
     save_pretrained(model, tmp_path)
     card = (tmp_path / "README.md").read_text()
-    assert "No run was given" in card
+    assert "written without a run" in card
     assert "22 epochs" not in card
 
 
@@ -285,14 +285,14 @@ def test_a_model_that_is_nowhere_is_one_clear_sentence(monkeypatch):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no model: there is no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"no complete model: config\.json is missing"):
         from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ('{"format": "another"}', "does not describe a CMSSF: expected the format 'cmssf-model-1'"),
+        ('{"format": "another"}', "a CMSSF model: expected the format 'cmssf-model-1'"),
         ('{"hidden_size": 3}', "does not describe a CMSSF"),
     ],
 )
@@ -323,7 +323,7 @@ def test_a_folder_without_one_of_its_parts_is_refused(name, bert, tmp_path):
     save_pretrained(bert, tmp_path / "model")
     part = tmp_path / "model" / name
     shutil.rmtree(part) if part.is_dir() else part.unlink()
-    with pytest.raises((FileNotFoundError, ValueError), match=f"there is no {name} in it"):
+    with pytest.raises((FileNotFoundError, ValueError), match=f"{name} is missing"):
         from_pretrained(tmp_path / "model")
 
 

@@ -118,7 +118,7 @@ def test_a_search_is_never_larger_than_a_block():
 @pytest.mark.parametrize(
     ("queries", "vectors", "k", "complaint"),
     [
-        (torch.ones(2, 3), torch.ones(4, 3), 0, "k is 0; ask for at least one"),
+        (torch.ones(2, 3), torch.ones(4, 3), 0, "k is 0, but must be at least 1"),
         (torch.ones(2, 3), torch.ones(4, 2), 1, "same width"),
         (torch.ones(0, 3), torch.ones(4, 3), 1, "queries holds 0 rows"),
         (torch.ones(2, 3), torch.ones(0, 3), 1, "vectors 0; both need one"),
@@ -358,7 +358,7 @@ def test_an_unreadable_picture_is_named_or_left_out_with_a_warning(model, pictur
     whole = index_folder(model, pictures)
     name = damage(pictures, kind)
     complaint = f"cannot read the picture {pictures / name}"
-    with pytest.raises(ValueError, match=rf"{complaint}: .*\. Mend or delete it"):
+    with pytest.raises(ValueError, match=rf"{complaint}: .*\. Repair or delete it"):
         index_folder(model, pictures)
     for old in (None, whole):
         with pytest.warns(UserWarning, match=f"1 of 7 pictures are left out: {complaint}"):
@@ -391,10 +391,10 @@ def test_a_folder_in_it_that_cannot_be_read_is_an_error(model, pictures, monkeyp
 
 
 def test_folders_without_pictures_are_refused(model, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere with pictures"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
         index_folder(model, tmp_path / "nowhere")
     (tmp_path / "empty" / "deep").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=r"no picture in .*empty .*files ending in \.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"no picture in .*empty: expected \.jpg, "):
         index_folder(model, tmp_path / "empty")
     (tmp_path / "empty" / "1.png").write_text("junk")
     with (
@@ -544,7 +544,7 @@ def test_an_index_is_there_whole_or_the_old_one_is(model, pictures, tmp_path, mo
 
 
 def test_no_index_is_one_sentence(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no index in .*: `cmssf index` makes one"):
+    with pytest.raises(FileNotFoundError, match=r"no index in .*: make one with `cmssf index`"):
         Index.load(tmp_path)
 
 

@@ -1,26 +1,26 @@
-"""The exercises' checker: ``check("01.1", my_caption)``.
+"""Check answers to the book's exercises: ``check("01.1", my_caption)``.
 
 An exercise is a function that tries the reader's function on small examples. It raises `Wrong`
-with the likely misconception, or returns what was shown. There is one file a chapter. To add an
-exercise, write its function in the file of its chapter and name it last in that file's
-``EXERCISES``::
+with the likely misconception, or returns a sentence that says what the right answer shows. There is
+one file per chapter. To add an exercise, write its function in the file of its chapter and append
+it to that file's ``EXERCISES``::
 
     def area(answer: Answer) -> str:
         "01.7: ``area(width, height)`` of rectangles."
         width, height = torch.tensor([3.0, 4.0]), torch.tensor([2.0, 5.0])  # the example
-        hints = {  # misconception → what a function with it would give
+        hints = {  # misconception → the result that it leads to
             "That is the perimeter.": 2 * (width + height),
             "You add up over the rectangles. Each has an area of its own.": (width * height).sum(),
         }
         right = width * height
-        compare(ask(answer, width, height), right, hints=hints, what="one area a rectangle, shape")
+        compare(ask(answer, width, height), right, hints=hints, what="one area each, of shape")
         return "Twice as wide and twice as high is four times as large."
 
-`answers` has what exercises share: `ask` calls the reader's function, `compare` judges its result
-by the right one and the table, and `refuse` judges by a table of conditions where chance or choice
-leaves more than one right result. Choose an example on which every misconception gives another
-result. A solution, and a wrong answer for each hint, go into ``tests/exercises/``. A new chapter
-also needs its place in `CHAPTERS`.
+The module `answers` has the functions that the exercises share. `ask` calls the reader's function.
+`compare` compares its result with the right one and with the wrong ones in the table of hints.
+`refuse` takes a table of conditions instead, for exercises with more than one right result. Choose
+an example on which each misconception leads to a different result. Add a solution, and a wrong
+answer for each hint, to ``tests/exercises/``. Add a new chapter to `CHAPTERS` as well.
 """
 
 from cmssf_lib.check import (
@@ -62,10 +62,10 @@ __all__ = ["EXERCISES", "check", "verdict"]
 
 
 def check(exercise: str, answer: object) -> None:
-    """Try a reader's function, and print what it shows: that it is right, or where to look.
+    """Check a reader's function, and print that it is right, or a hint at what is wrong.
 
     Args:
-        exercise: Its number, such as "01.2".
+        exercise: The number of the exercise, such as "01.2".
         answer: The function that the exercise asks for.
 
     Raises:
@@ -77,11 +77,11 @@ def check(exercise: str, answer: object) -> None:
 
 
 def verdict(exercise: str, answer: object) -> tuple[bool, str]:
-    """Return whether the answer is right, and what `check` prints.
+    """Return whether the answer is right, and the sentence that `check` prints.
 
     Args:
-        exercise: Its number.
-        answer: The function.
+        exercise: The number of the exercise, such as "01.2".
+        answer: The function that the exercise asks for.
 
     Raises:
         ValueError: If there is no such exercise.

@@ -1,4 +1,4 @@
-"""Calling a reader's function, reading what it returns, and naming the likely misconception."""
+"""Call a reader's function, read its result, and name the likely misconception."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-#: A reader's function.
+#: The reader's function.
 Answer = Callable[..., Any]
-#: Tries a reader's function: returns what was shown, or raises `Wrong`.
+#: Checks a reader's function: returns a sentence about the right answer, or raises `Wrong`.
 Exercise = Callable[[Answer], str]
 CLOSE = 1e-4
 
@@ -28,15 +28,15 @@ def ask(answer: Answer, *arguments: Any, on: Mapping[type[Exception], str] | Non
 
     Args:
         answer: The function.
-        *arguments: Copied, so that the caller's stay as they are.
-        on: Error → what it usually means here.
+        *arguments: Its arguments, which are copied so that the caller's cannot change.
+        on: Type of error → what this error usually means here.
 
     Returns:
-        What it returned, never ``None``.
+        The result, never ``None``.
 
     Raises:
-        Wrong: If it raised an error, returned nothing, or changed a tensor it was given, alone
-            or in a list.
+        Wrong: If the function raised an error, returned nothing, or changed a tensor among its
+            arguments, on its own or in a list, tuple or dictionary.
     """
     given = copy.deepcopy(arguments)
     try:
@@ -57,7 +57,7 @@ def ask(answer: Answer, *arguments: Any, on: Mapping[type[Exception], str] | Non
 
 
 def normal(seed: int) -> Callable[..., Float[Tensor, "..."]]:
-    """Return ``draw(*shape)``, which gives standard normal numbers, the same ones for a seed."""
+    """Return a function ``draw(*shape)`` that draws standard normal numbers from this seed."""
     return partial(torch.randn, generator=torch.Generator().manual_seed(seed))
 
 
@@ -65,10 +65,10 @@ def normal(seed: int) -> Callable[..., Float[Tensor, "..."]]:
 
 
 def number(returned: Any) -> float:
-    """Read one number, of whatever kind.
+    """Read one number of any type.
 
     Raises:
-        Wrong: If it is not one.
+        Wrong: If it is not a single number.
     """
     try:
         return float(returned)
@@ -92,12 +92,12 @@ def shaped(returned: Any, shape: tuple[int, ...], what: str) -> Float64[Tensor, 
     """Read a tensor of this shape.
 
     Args:
-        returned: What the reader's function gave.
-        shape: What it should have.
-        what: What that is, in words that the shape may follow.
+        returned: The result of the reader's function.
+        shape: The expected shape.
+        what: Description of the expected tensor, which the message continues with its shape.
 
     Raises:
-        Wrong: If it is no tensor, or one of another shape.
+        Wrong: If it is not a tensor of this shape.
     """
     got = tensor(returned)
     if got.shape != shape:
@@ -118,20 +118,21 @@ def compare(
     close: float = CLOSE,
     **shown: Any,
 ) -> None:
-    """Pass a right result on; for a wrong one, name the misconception that it fits.
+    """Accept a right result; for a wrong one, name the misconception that leads to it.
 
     Args:
-        returned: What the reader's function gave.
-        right: What it should have given: a number, or a tensor.
-        otherwise: What is said if no hint fits. It may show ``{right}`` and ``{got}``, or parts
-            and formats of them, such as ``{got[0]}`` or ``{got:.4f}``.
+        returned: The result of the reader's function.
+        right: The right result, a number or a tensor.
+        otherwise: The message if no hint fits. It may contain ``{right}`` and ``{got}``, with
+            an index or a format, such as ``{got[0]}`` or ``{got:.4f}``.
         hints: The table of misconceptions, as `refuse` takes it.
-        what: What the result is, in words that its shape may follow; said where it has another.
-        close: How far apart numbers may be, absolutely and relatively.
-        **shown: More that ``otherwise`` shows.
+        what: Description of the right result, which the message about a wrong shape continues
+            with the right shape.
+        close: Absolute and relative tolerance.
+        **shown: Further values for the placeholders of ``otherwise``.
 
     Raises:
-        Wrong: If the result is not right.
+        Wrong: If the result is wrong.
     """
     expected = tensor(right)
     single = expected.ndim == 0
@@ -141,23 +142,23 @@ def compare(
         return
     refuse(hints or {}, got, close)
     if single:
-        number(got)  # says so if these are several
+        number(got)  # raises if there are several numbers
     else:
         shaped(got, tuple(expected.shape), what)
     raise Wrong(otherwise.format(right=brief(expected), got=brief(got), **shown))
 
 
 def refuse(hints: Mapping[str, Any], returned: Any = torch.nan, close: float = CLOSE) -> None:
-    """Say the first hint of the table that fits.
+    """Raise the first hint of the table that fits, if any.
 
     Args:
-        hints: Misconception → what a function with it would have given (a number or a tensor),
-            or whether it shows in some other way (``True`` or ``False``).
-        returned: What the reader's function gave, where the table holds such results.
-        close: How far apart numbers may be, absolutely and relatively.
+        hints: Hint → the result to which its misconception leads (a number or a tensor), or
+            whether the hint applies (``True`` or ``False``).
+        returned: The result of the reader's function, to compare with those in the table.
+        close: Absolute and relative tolerance.
 
     Raises:
-        Wrong: With that hint; if none fits, nothing happens.
+        Wrong: If a hint fits; its message is the hint.
     """
     for hint, wrong in hints.items():
         if wrong if isinstance(wrong, bool) else same(returned, wrong, close):
@@ -165,19 +166,19 @@ def refuse(hints: Mapping[str, Any], returned: Any = torch.nan, close: float = C
 
 
 def same(a: Any, b: Any, close: float = CLOSE) -> bool:
-    """Whether two numbers or tensors agree, shape included, but for rounding."""
+    """Return whether two numbers or tensors have the same shape and, up to rounding, values."""
     x, y = (torch.as_tensor(v, dtype=torch.float64) for v in (a, b))
     return x.shape == y.shape and bool(torch.allclose(x, y, atol=close, rtol=close))
 
 
 def brief(values: Shaped[Tensor, "..."]) -> Any:
-    """Return numbers as a message shows them: a number, or lists of numbers, to four digits."""
+    """Convert a tensor to a number or nested lists for a message, with at most four decimals."""
     whole = bool(values.isfinite().all()) and torch.equal(values, values.round())
     return (values.long() if whole else values.double().round(decimals=4)).tolist()
 
 
 def _tensors(given: Any) -> Iterator[Tensor]:
-    """The tensors in arguments: themselves, and those in lists, tuples and dictionaries."""
+    """Yield the tensors among arguments, and in lists, tuples and dictionaries of them."""
     if isinstance(given, Tensor):
         yield given
     elif isinstance(given, list | tuple | dict):

@@ -48,7 +48,7 @@ def zero_shot(answer: Answer) -> str:
     hints = {
         "You return a similarity for every class. The answer is the class itself: the place of the "
         "largest one, argmax(dim=1).": got.shape == (7, 3),
-        "You found the best picture for each prompt. Asked is the best prompt for each picture: "
+        "You found the best picture for each prompt. Return the best prompt for each picture: "
         "take the argmax along the prompts, dim=1.": got.shape == (3,),
         "A long prompt wins whatever the picture shows. Compare directions: normalise the prompts, "
         "or use your cosine.": (image @ prompts.T).argmax(dim=1),
@@ -62,8 +62,8 @@ def zero_shot(answer: Answer) -> str:
 
 
 def recall_at_k(answer: Answer) -> str:
-    """00.3: ``recall_at_k(ranked, own, k)`` from the classes of ranked answers, (q, m)."""
-    # Six queries, chosen so that no misconception gives the right number by accident.
+    """00.3: ``recall_at_k(ranked, own, k)``; ranked: classes of the ranked answers, (q, m)."""
+    # Six queries, chosen so that no misconception gives the right number by chance.
     rows = ("110222", "111201", "001200", "201000", "121002", "200010")
     ranked = torch.tensor([[int(c) for c in row] for row in rows])
     own = torch.tensor([0, 2, 2, 2, 1, 2])
@@ -90,7 +90,7 @@ def recall_at_k(answer: Answer) -> str:
 
 
 def ceiling(answer: Answer) -> str:
-    """00.4: ``ceiling(captions, k)``: the best R@k of finding one's very own caption."""
+    """00.4: ``ceiling(captions, k)`` is the highest R@k when only the own caption is right."""
     captions = ["a red one"] * 5 + ["a blue two"] * 2 + ["a red two"] * 2 + ["a grey three"]
     copies = Counter(captions)
     own = torch.tensor([copies[c] for c in captions]).double()  # copies of each row's caption

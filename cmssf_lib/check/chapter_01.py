@@ -14,7 +14,7 @@ from cmssf_lib.data import tones
 
 
 def caption(answer: Answer) -> str:
-    """01.1: ``caption(name, template)`` such as "a photo of an automobile"."""
+    """01.1: ``caption(name, template)`` gives a caption such as "a photo of an automobile"."""
     for name, template in (
         ("truck", "a photo of {}"),
         ("automobile", "a photo of {}"),
@@ -46,7 +46,7 @@ def caption(answer: Answer) -> str:
 
 def encode(answer: Answer) -> str:
     """01.2: ``encode(caption, vocabulary, length)`` gives (ids, mask)."""
-    # Numbers nobody would guess: they must come from the vocabulary.
+    # Arbitrary ids, so that a right answer must have looked them up in the vocabulary.
     words = {"[PAD]": 7, "[UNK]": 3, "[CLS]": 11, "[SEP]": 5, "a": 2, "photo": 9, "of": 4, "cat": 8}
     for text, ids in (
         ("a photo of a cat", [11, 2, 9, 4, 2, 8, 5, 7, 7]),
@@ -89,7 +89,7 @@ def encode(answer: Answer) -> str:
 
 
 def hear(answer: Answer) -> str:
-    """01.3: ``hear(sounds)`` of (n, samples) at 8,000 a second gives the digits."""
+    """01.3: ``hear(sounds)`` of (n, samples) at 8,000 Hz gives the digits."""
     digits = torch.arange(10)
     got = tensor(ask(answer, tones(digits, noise=0.0)))
     from_zero = (digits - 1) % 10
@@ -123,13 +123,13 @@ def hear(answer: Answer) -> str:
 
 
 def _entropy(values: Sequence[object]) -> float:
-    """Entropy in bits of how often each value occurs."""
+    """Return the entropy in bits of the frequencies of the values."""
     n = len(values)
     return -sum(c / n * math.log2(c / n) for c in Counter(values).values())
 
 
 def remaining_bits(answer: Answer) -> str:
-    """01.4: ``remaining_bits(values, captions)``: H(value | caption)."""
+    """01.4: ``remaining_bits(values, captions)`` gives the entropy H(value | caption)."""
     values = ["red", "red", "blue", "blue", "red", "red", "blue", "grey", "grey", "grey", "grey"]
     captions = ["one"] * 6 + ["two"] * 2 + ["three"] * 3
     joint, before = _entropy(list(zip(values, captions, strict=True))), _entropy(values)
@@ -142,7 +142,7 @@ def remaining_bits(answer: Answer) -> str:
         "You add up the captions' entropies. Weight each by how often it occurs.": sum(of_each),
         "You ask the wrong way round: what the value leaves open about the caption.": joint
         - before,
-        "That is what the caption tells. Asked is what it leaves open.": before - right,
+        "That is what the caption tells. Return what it leaves open.": before - right,
         "That is the entropy before the caption is read.": before,
         "That is the entropy of value and caption together. Take away the caption's.": joint,
         "The sign is turned round: logarithms of probabilities are negative.": -right,
@@ -155,10 +155,10 @@ def remaining_bits(answer: Answer) -> str:
 
 
 def floor(answer: Answer) -> str:
-    """01.5: ``floor(captions)``: the mean of ln n over the pictures of a batch."""
+    """01.5: ``floor(captions)`` gives the mean of ln n over the pictures of a batch."""
     captions = ["a cat"] * 5 + ["a dog"] * 2 + ["a frog"]
-    different = torch.tensor([5.0, 2.0, 1.0])  # copies of each caption
-    copies = different.repeat_interleave(different.long())  # … of each row's caption
+    different = torch.tensor([5.0, 2.0, 1.0])  # number of copies of each caption
+    copies = different.repeat_interleave(different.long())  # of each row's caption
     right = copies.log().mean()
     hints = {
         "You average over the different captions. Each picture is a row of the loss: a caption "
@@ -178,7 +178,7 @@ def floor(answer: Answer) -> str:
 
 
 def brightness(answer: Answer) -> str:
-    """01.6: ``brightness(images, strength, generator)``, a factor of its own for each picture."""
+    """01.6: ``brightness(images, strength, generator)`` scales each picture by its own factor."""
     images = torch.rand(200, 3, 4, 4, generator=torch.Generator().manual_seed(3)) * 0.4 + 0.1
 
     def view(seed: int, strength: float = 0.5) -> Float64[Tensor, "..."]:

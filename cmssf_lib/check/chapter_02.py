@@ -10,14 +10,14 @@ from cmssf_lib.check.answers import Answer, ask, brief, compare, normal, refuse,
 from cmssf_lib.data import DIGIT_CLUES
 from cmssf_lib.evaluate import joint_ceiling, output_fusion_ceiling, single_ceiling
 
-#: Five examples of three modalities; each row of the mask keeps at least one.
+#: Which of three modalities are present in each of five examples; at least one always is.
 PRESENT = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()
 HERE = PRESENT[:, :, None]
 ROW_1 = "For row 1 of the example expected {right[1]}; got {got[1]}."
 
 
 def mean(answer: Answer) -> str:
-    """02.1: ``mean(answers, present)``: the mean of the answers that are there."""
+    """02.1: ``mean(answers, present)`` averages the answers of the modalities that are present."""
     random = torch.Generator().manual_seed(0)
     answers = torch.rand(5, 3, 4, generator=random).double().softmax(dim=2)
     kept, missing = answers * HERE, answers * ~HERE
@@ -45,8 +45,8 @@ def mean(answer: Answer) -> str:
 
 
 def gate(answer: Answer) -> str:
-    """02.2: ``gate(scores, present)``: a softmax over the modalities that are there."""
-    # Large and small, so that an exponential without care is not finite.
+    """02.2: ``gate(scores, present)`` is a softmax over the modalities that are present."""
+    # Scores of different size; multiplied by 1,000 below, they overflow a naive softmax.
     scores = torch.tensor(
         [[2.0, 0.0, -1.0], [0.5, 3.0, 0.0], [-2.0, -5.0, 4.0], [1.0, 1.0, 0.0], [9.0, 8.0, -7.0]]
     ).double()
@@ -74,7 +74,7 @@ def gate(answer: Answer) -> str:
 
 
 def product(answer: Answer) -> str:
-    """02.3: ``product(projected, present)``: (1 + projected), multiplied over the present."""
+    """02.3: ``product(projected, present)`` multiplies 1 + projected over present modalities."""
     projected = normal(1)(5, 3, 4).double()
     factors, filled = 1 + projected, torch.where(HERE, projected, 1.0)
     right = torch.where(HERE, factors, 1.0).prod(dim=1)
@@ -101,7 +101,7 @@ def product(answer: Answer) -> str:
 
 
 def hidden(answer: Answer) -> str:
-    """02.4: ``hide(present, probability, generator)``, never the last one."""
+    """02.4: ``hide(present, probability, generator)`` hides at random, but never the last one."""
     present = PRESENT.repeat(20_000, 1)
 
     def draw(seed: int) -> Float64[Tensor, "..."]:
@@ -112,7 +112,7 @@ def hidden(answer: Answer) -> str:
     kept = got != 0
     empty = int((~kept.any(dim=1)).sum())
     rows = kept[present.all(dim=1)]
-    # With three present: each is kept with 1 - p, or is the one of three that is given back.
+    # With three present, each is kept with probability 1 - p, plus p³ / 3 for being given back.
     share, expected = rows.double().mean(dim=0), 1 - 0.4 + 0.4**3 / 3
     off = bool((share - expected).abs().max() > 0.02)
     swapped = abs(float(share.mean()) - (0.4 + 0.6**3 / 3)) < 0.01
@@ -137,7 +137,7 @@ def hidden(answer: Answer) -> str:
 
 
 def clue_ceiling(answer: Answer) -> str:
-    """02.5: ``clue_ceiling(clues)``: the best accuracy of a reader of the sentence."""
+    """02.5: ``clue_ceiling(clues)`` gives the highest accuracy possible from the sentence."""
     clues = {
         "it flies": ("bird", "plane"),
         "it has eyes": ("bird", "cat", "dog"),
@@ -145,7 +145,7 @@ def clue_ceiling(answer: Answer) -> str:
         "it is made of metal": ("plane",),
         "it barks": ("dog",),
     }
-    # A class says each of its sentences alike often: one of n with probability 1 / n.
+    # A class with n sentences uses each with probability 1 / n.
     said = {c: sum(c in names for names in clues.values()) for c in ("bird", "plane", "cat", "dog")}
     best = sum(max(1 / said[name] for name in names) for names in clues.values())
     worst = sum(min(1 / said[name] for name in names) for names in clues.values())
@@ -167,7 +167,7 @@ def clue_ceiling(answer: Answer) -> str:
 
 
 def output_ceiling(answer: Answer) -> str:
-    """02.6: ``output_ceiling(joint)``: equal posteriors, equal answer."""
+    """02.6: ``output_ceiling(joint)`` is the accuracy if equal posteriors get equal answers."""
     for name, joint in _tables().items():
         right = output_fusion_ceiling(joint)
         singles = [single_ceiling(joint, axis) for axis in (0, 1)]
@@ -186,10 +186,10 @@ def output_ceiling(answer: Answer) -> str:
 
 
 def _tables() -> Mapping[str, Float[Tensor, "a b classes"]]:
-    """Tables on which the ceilings differ; probabilities, as the exercise says."""
+    """Return tables of joint probabilities for which the ceilings differ."""
     same_digit = torch.tensor([[[0, 1], [1, 0]], [[1, 0], [0, 1]]]).double() / 4
     conjunction = torch.tensor([[[1, 0], [1, 0]], [[1, 0], [0, 1]]]).double() / 4
-    # Values 0 and 1 of a have the same posterior, value 2 another; b likewise says a little.
+    # Values 0 and 1 of `a` have the same posterior, value 2 another; `b` is weakly informative.
     mixed = torch.tensor(
         [[[3, 1], [0, 2], [1, 1]], [[0, 2], [3, 1], [1, 1]], [[1, 6], [1, 2], [2, 0]]]
     ).double()

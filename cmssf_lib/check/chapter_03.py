@@ -16,7 +16,7 @@ def masked_attention(answer: Answer) -> str:
     draw = normal(0)
     query, key, value = draw(3, 4), draw(5, 4), draw(5, 2)
     real = torch.tensor([True, False, True, True, False])
-    scores = query @ key.T / 2  # the root of four dimensions is two
+    scores = query @ key.T / 2  # sqrt(4): there are four dimensions
 
     def attend(scores: Tensor, hide: Tensor = ~real) -> Tensor:
         return scores.masked_fill(hide, -torch.inf).softmax(dim=1)
@@ -38,7 +38,7 @@ def masked_attention(answer: Answer) -> str:
     }
     got = tensor(ask(answer, query, key, value, real))
     hints = {hint: weights @ value for hint, weights in wrong.items()} | {
-        "Those are the weights. Asked is weights times values.": attend(scores),
+        "Those are the weights. Return weights times values.": attend(scores),
         "Some results are not numbers: a softmax met nothing but hidden scores. Each query shares "
         "out its own attention, so the softmax runs over the keys, not "
         "the queries.": bool(got.isnan().any()),
@@ -81,12 +81,12 @@ def heads(answer: Answer) -> str:
 
 
 def ceiling(answer: Answer) -> str:
-    """03.3: ``ceiling(joint)``: the best that any fusion of two outputs can reach."""
+    """03.3: ``ceiling(joint)`` gives the highest accuracy of any fusion of two outputs."""
     xor = torch.eye(2)[torch.tensor([[0, 1], [1, 0]])]  # the answer is 1 where a and b differ
-    # A picture names two of four answers, a question says which pair of them it is about.
+    # A picture holds two of four answers, and a question selects the first or the second of them.
     pairs = F.one_hot(torch.combinations(torch.arange(4)), 4).float()  # (6, 2, 4)
     uneven = torch.tensor([[[3.0, 1.0], [0.0, 2.0]], [[1.0, 0.0], [1.0, 4.0]]])
-    # Two weak hints at 0 are, together, a strong one at 1: no fixed rule knows that.
+    # Two weak signs of answer 0 are together a strong sign of answer 1: fixed rules miss that.
     odd = torch.tensor([[[1.0, 3.0], [3.0, 0.0]], [[3.0, 0.0], [1.0, 6.0]]])
     tables = {"xor": xor, "of pairs": pairs, "of counts": uneven, "of hints": odd}
     for name, joint in tables.items():
@@ -107,7 +107,7 @@ def ceiling(answer: Answer) -> str:
 
 
 def _by_product(joint: Tensor) -> Tensor:
-    """Accuracy of the answer that is likeliest by the product of the two posteriors."""
+    """Return the accuracy of choosing the answer with the largest product of the posteriors."""
     table = joint.double() / joint.sum()
     of_a, of_b = (F.normalize(table.sum(dim=axis), p=1, dim=1) for axis in (1, 0))
     choice = (of_a[:, None] * of_b[None]).argmax(dim=2, keepdim=True)
@@ -115,7 +115,7 @@ def _by_product(joint: Tensor) -> Tensor:
 
 
 def entropy(answer: Answer) -> str:
-    """03.4: ``entropy(weights)`` in bits of each row of (…, keys)."""
+    """03.4: ``entropy(weights)`` gives the entropy in bits of each row of (…, keys)."""
     weights = torch.tensor(
         [[[0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0.0, 0.0]], [[1.0, 0, 0, 0], [0.7, 0.1, 0.1, 0.1]]]
     )
@@ -137,7 +137,7 @@ def entropy(answer: Answer) -> str:
 
 
 def parameters(answer: Answer) -> str:
-    """03.5: ``parameters(width, shared)`` of one co-attention layer."""
+    """03.5: ``parameters(width, shared)`` counts the parameters of one co-attention layer."""
     for width, shared in ((12, False), (12, True), (16, False), (16, True)):
         layer = CoAttentionLayer(width, 4, shared)
         right, cross = _size(layer), _size(layer.cross[0])
@@ -169,7 +169,7 @@ def _size(module: nn.Module) -> int:
 
 
 def pixel_maps(answer: Answer) -> str:
-    """03.6: ``pixel_maps(weights, rows, columns)``: the mean over heads, 4×4 pixels a patch."""
+    """03.6: ``pixel_maps(weights, rows, columns)``: mean over heads, enlarged to 4×4 per patch."""
     random = torch.Generator().manual_seed(0)
     weights = torch.rand(2, 3, 8, generator=random).softmax(dim=-1)  # (heads, words, patches)
     mean, over_words = weights.mean(dim=0), weights.mean(dim=1)
@@ -184,7 +184,7 @@ def pixel_maps(answer: Answer) -> str:
         "You repeat the whole map. Repeat each number: repeat_interleave.": grid.tile(1, 4, 4),
         "Rows and columns are turned round: patches run row by row.": enlarged(mean, 4, 2),
         "You add the heads up. Asked is their mean.": enlarged(2 * mean),
-        "You keep one head only. Asked is the mean over heads.": enlarged(weights[0]),
+        "You keep one head only. Return the mean over heads.": enlarged(weights[0]),
         "You average over the words. Each word has a map of its own.": enlarged(over_words),
     }
     otherwise = "The shape is right, but numbers stand in wrong places."

@@ -9,7 +9,7 @@ from cmssf_lib.check.answers import Answer, ask, compare, normal, tensor
 from cmssf_lib.encoders import ConvStem
 from cmssf_lib.losses import mae_loss, normalise_patches, patchify
 
-SMALL = 1e-6  # what the paper's code adds to a variance
+SMALL = 1e-6  # added to the variance, as in the paper's code
 
 
 def patches(answer: Answer) -> str:
@@ -52,7 +52,7 @@ def mask(answer: Answer) -> str:
         uneven = visible != [2] * 4
     hints = {
         "It is turned round: true is for hidden patches.": ~right,
-        "You keep those with the largest noise. Asked is the smallest.": places < 5,
+        "You keep those with the largest noise. Keep the smallest.": places < 5,
         "argsort says which patch comes first, not which place a patch has. The places are argsort "
         "of argsort; or scatter into a mask.": order >= 2,
         "Those are the places of the visible patches. Asked is a mask.": order[:, :2],
@@ -66,7 +66,7 @@ def mask(answer: Answer) -> str:
 
 
 def loss(answer: Answer) -> str:
-    """04.3: ``loss(prediction, patches, mask)`` on normalised pixels, hidden patches only."""
+    """04.3: ``loss(prediction, patches, mask)`` is the loss on normalised hidden patches."""
     random = torch.Generator().manual_seed(0)
     guess, target = torch.rand(2, 3, 5, 12, generator=random)
     hidden = torch.rand(3, 5, generator=random).argsort(dim=1) >= 2  # three of five
@@ -86,8 +86,8 @@ def loss(answer: Answer) -> str:
         "You do not normalise the patches.": plain(guess, target, hidden),
         "You normalise with the biased variance. The paper's code divides by v - 1, as torch.var "
         "does by default.": plain(guess, biased, hidden),
-        "You add up the values of a patch. Asked is their mean.": 12 * right,
-        "You take the root. Asked is the mean of the squares.": right.sqrt(),
+        "You add up the values of a patch. Take their mean.": 12 * right,
+        "You take the root. Return the mean of the squares.": right.sqrt(),
         "You normalise over all patches together. Each patch has a mean and a "
         "deviation of its own.": plain(guess, over_all, hidden),
         "You normalise the guesses as well. Only the target is normalised: the network has to say "
@@ -104,7 +104,7 @@ def loss(answer: Answer) -> str:
 
 
 def fill(answer: Answer) -> str:
-    """04.4: ``fill(seen, keep, token, n)`` puts visible tokens to their places among n."""
+    """04.4: ``fill(seen, keep, token, n)`` puts visible tokens back in their places among n."""
     draw = normal(1)
     seen, keep, token = draw(2, 3, 4), torch.tensor([[5, 0, 2], [1, 4, 3]]), draw(4)
 
@@ -129,7 +129,7 @@ def fill(answer: Answer) -> str:
 
 
 def restore(answer: Answer) -> str:
-    """04.5: ``restore(guess, patches, mask)``: from normalised guesses back to pixels."""
+    """04.5: ``restore(guess, patches, mask)`` turns normalised predictions back into pixels."""
     random = torch.Generator().manual_seed(2)
     guess = torch.randn(2, 4, 12, generator=random)
     true = torch.rand(2, 4, 12, generator=random)
@@ -145,7 +145,7 @@ def restore(answer: Answer) -> str:
         "well.": (guess + mean) * std,
         "You multiply by the variance. Take its root.": guess * std**2 + mean,
         "You use the biased variance; the targets were made with v - 1.": guess * biased + mean,
-        "You normalise once more. Asked is the way back.": (guess - mean) / std,
+        "You normalise once more instead of going the way back.": (guess - mean) / std,
     }
     hints = {hint: torch.where(where, made, true) for hint, made in filled_in.items()} | {
         "You replace the visible patches, too. They were seen, so show them.": back,
@@ -158,7 +158,7 @@ def restore(answer: Answer) -> str:
 
 
 def leak(answer: Answer) -> str:
-    """04.6: ``leak(stem, image, place)``: pixels outside its patch that move a token."""
+    """04.6: ``leak(stem, image, place)`` counts pixels outside its patch that affect a token."""
     torch.manual_seed(0)
     stem, image = ConvStem(16, 4, 3, 16).eval(), torch.rand(3, 16, 16)
     for apart, place in ((False, 5), (False, 0), (True, 5), (True, 0)):
@@ -180,7 +180,7 @@ def leak(answer: Answer) -> str:
 
 
 def _reach(stem: ConvStem, image: Tensor, place: int) -> tuple[int, int]:
-    """Pixels inside and outside a token's own patch that move it."""
+    """Count the pixels inside and outside a token's own patch that affect it."""
     pixels = image[None].clone().requires_grad_(True)
     moved = torch.autograd.grad(stem(pixels)[0, place].square().sum(), pixels)[0]
     seen = moved[0].abs().sum(dim=0) > 0

@@ -42,7 +42,7 @@ def two_view_loss(answer: Answer) -> str:
         "You compare only a with b. In this loss the other first views are negatives, too: each "
         "row sees 2n - 1 others.": image_text_loss(a, b, 1 / TEMPERATURE),
         "You ask the first views only. The second ones ask as well: 2n rows.": first_views,
-        "That is the sum over the rows. Asked is their mean.": 8 * right,
+        "That is the sum over the rows. Return their mean.": 8 * right,
         "The sign is turned round: a loss falls as partners come closer.": -right,
         "Your partners stand in the wrong place: row i belongs to row i + n, and back.": loss(
             similarity, neighbour
@@ -60,7 +60,7 @@ def two_view_loss(answer: Answer) -> str:
 
 
 def negatives(answer: Answer) -> str:
-    """05.2: ``negatives(n)``: which of 2n views push each other away."""
+    """05.2: ``negatives(n)`` is true where two of the 2n views are negatives of each other."""
     for n in (3, 4):
         rows = torch.arange(2 * n)
         itself, partner = rows[:, None] == rows, (rows[:, None] - rows).abs() == n
@@ -68,7 +68,7 @@ def negatives(answer: Answer) -> str:
         hints = {
             "You count the partner among the negatives.": ~itself,
             "You count each view among its own negatives.": ~partner,
-            "Turned round: asked is where the negatives stand.": ~right,
+            "Turned round: True stands for a negative.": ~right,
             "You pair neighbours, rows 2i and 2i + 1. Here the second views stand below all first "
             "ones: the partner of row i is row i + n.": rows[:, None] // 2 != rows // 2,
             "That is n by n. There are 2n views, and all of them are compared.": ~itself[:n, :n],
@@ -81,7 +81,7 @@ def negatives(answer: Answer) -> str:
 
 
 def limits(answer: Answer) -> str:
-    """05.3: ``limits(n, temperature)``: the loss at chance, and the least there can be."""
+    """05.3: ``limits(n, temperature)`` gives the loss at chance and the least possible loss."""
     for n, temperature in ((4, 0.5), (256, 0.2)):
         others, apart = 2 * n - 2, -1 / (n - 1)
         chance = math.log(others + 1)
@@ -126,7 +126,7 @@ def limits(answer: Answer) -> str:
 
 
 def enqueue(answer: Answer) -> str:
-    """05.4: ``enqueue(queue, keys)``: the oldest keys, which stand first, make room."""
+    """05.4: ``enqueue(queue, keys)`` appends keys and removes the oldest, which come first."""
     queue = torch.arange(12).float().view(6, 2)
     keys = 100 + torch.arange(4).float().view(2, 2)
     newer, older = queue[2:], queue[:-2]
@@ -150,7 +150,7 @@ def enqueue(answer: Answer) -> str:
 
 
 def moving_average(answer: Answer) -> str:
-    """05.5: ``average(start, online, momentum)``: the momentum network after all steps."""
+    """05.5: ``average(start, online, momentum)`` gives the momentum network after all steps."""
     start = torch.tensor([1.0, -2.0])
     online = torch.tensor([[2.0, 0.0], [4.0, 1.0], [-3.0, 5.0]])
 
@@ -169,7 +169,7 @@ def moving_average(answer: Answer) -> str:
         "You begin at zero. The momentum network begins as a copy: at start.": from_zero,
         "That is the plain mean. Recent steps count more.": online.mean(dim=0),
         "That is the online network as it is now: momentum 0.": online[-1],
-        "Those are the targets after every step. Asked is the last.": targets,
+        "Those are the targets after every step. Return the last.": targets,
     }
     otherwise = "After three steps expected {right}; got {got}."
     compare(
@@ -182,8 +182,8 @@ def moving_average(answer: Answer) -> str:
 
 
 def vote(answer: Answer) -> str:
-    """05.6: ``vote(bank, labels, queries, k)``: k neighbours by cosine, weighted."""
-    random = torch.Generator().manual_seed(667)  # every mistake below changes the answer
+    """05.6: ``vote(bank, labels, queries, k)`` is a weighted vote of the k nearest neighbours."""
+    random = torch.Generator().manual_seed(667)  # with it, each mistake below changes the answer
     bank = torch.randn(12, 2, generator=random)
     bank = bank * torch.tensor([0.5, 1.0, 4.0])[torch.randint(3, (12, 1), generator=random)]
     labels, queries = torch.randint(3, (12,), generator=random), torch.randn(5, 2, generator=random)
@@ -200,8 +200,8 @@ def vote(answer: Answer) -> str:
         "Every neighbour has the same vote in yours. Weight it by exp(cosine / 0.1).": equal,
         "Only the nearest decides. Let k of them vote.": votes(cosine, k=1).argmax(1),
         "All of the bank votes. Only the k nearest do.": votes(cosine, k=12).argmax(1),
-        "Those are places in the bank. Asked are classes.": cosine.argmax(1),
-        "Those are the votes of each class. Asked is the class with most.": votes(cosine),
+        "Those are places in the bank. Return classes.": cosine.argmax(1),
+        "Those are the votes of each class. Return the class with the most.": votes(cosine),
     }
     right = knn(bank, labels, queries, 3, 3, KNN_TEMPERATURE)
     otherwise = "Expected the classes {right}; got {got}."

@@ -14,7 +14,7 @@ VERDICTS = ("uniform", "one prototype", "healthy")
 
 
 def byol(answer: Answer) -> str:
-    """06.1: ``loss(prediction, target)``, both (b, dim), of any length."""
+    """06.1: ``loss(prediction, target)`` is BYOL's loss of two (b, dim), not yet normalised."""
     draw = normal(0)
     p, z = draw(5, 3), 2 * draw(5, 3)
     right = byol_loss(p, z)
@@ -25,11 +25,11 @@ def byol(answer: Answer) -> str:
         - 2 * (p * z).sum(dim=1).mean(),
         "That is the squared distance of the vectors as they are. Bring both to "
         "length one first.": (p - z).square().sum(dim=1).mean(),
-        "That is 1 - cos, half of what is asked.": right / 2,
+        "That is 1 - cos, half of what you should return.": right / 2,
         "That is -cos. It has the same gradient but for a factor; asked "
         "is 2 - 2 cos.": -cosines.mean(),
         "You add up over the batch. Asked is the mean.": right * 5,
-        "Asked is one number, the mean over the batch; got one a picture.": 2 - 2 * cosines,
+        "Return one number, the mean over the batch; got one a picture.": 2 - 2 * cosines,
         "You average over the dimensions too. A squared distance is their sum.": right / 3,
         "You normalise columns. Each picture's vector, a row, gets length one.": 2
         - 2 * columns.mean(),
@@ -39,7 +39,7 @@ def byol(answer: Answer) -> str:
 
 
 def momentum(answer: Answer) -> str:
-    """06.2: ``step(online, target, momentum)`` → the target's new values."""
+    """06.2: ``step(online, target, momentum)`` gives the target's new values."""
     online, target = torch.tensor([1.0, 4.0, -2.0]), torch.tensor([0.0, 2.0, 2.0])
 
     def mixed(kept: float, added: float) -> Tensor:
@@ -61,7 +61,7 @@ def momentum(answer: Answer) -> str:
 
 
 def centre(answer: Answer) -> str:
-    """06.3: ``centre(old, teacher, momentum)``, teacher a list of (b, K) logits."""
+    """06.3: ``centre(old, teacher, momentum)`` gives the new centre; teacher: a list of (b, K)."""
     draw = normal(1)
     old, teacher = draw(4), [draw(3, 4) + 1, draw(3, 4)]
     together = torch.cat(teacher)
@@ -86,7 +86,7 @@ def centre(answer: Answer) -> str:
 
 
 def dino(answer: Answer) -> str:
-    """06.4: ``loss(student, teacher, centre, student_temperature, teacher_temperature)``."""
+    """06.4: ``loss(student, teacher, centre, student_temperature, teacher_temperature)``: DINO."""
     draw = normal(2)
     student, teacher = [draw(3, 4) for _ in range(3)], [draw(3, 4) for _ in range(2)]
     middle = draw(4)
@@ -98,7 +98,7 @@ def dino(answer: Answer) -> str:
     divided_first = dino_loss(student, [t / tt for t in teacher], middle, ts, 1.0)
     said = torch.stack([((t - middle) / tt).softmax(dim=1) for t in teacher])[:, None]
     seen = torch.stack([(s / ts).softmax(dim=1) for s in student])  # (3, 3, 4), said (2, 1, 3, 4)
-    pairs = -(said * seen.log()).sum(dim=-1).mean(dim=-1)  # (2, 3), the same view on the diagonal
+    pairs = -(said * seen.log()).sum(dim=-1).mean(dim=-1)  # (2, 3); diagonal: same view
     swapped = -(seen * said.log()).sum(dim=-1).mean(dim=-1)
     turned = swapped[~torch.eye(2, 3, dtype=torch.bool)].mean()
     hints = {
@@ -108,7 +108,7 @@ def dino(answer: Answer) -> str:
         "The two temperatures are exchanged.": loss(tt, ts),
         "The teacher gets its own temperature, the smaller one.": loss(ts, ts),
         "You subtract the centre after the division. Subtract it from the logits.": divided_first,
-        "You add up over the pairs. Asked is their mean; there are four here.": 4 * right,
+        "You add up over the pairs. Return their mean; there are four here.": 4 * right,
         "You average over the prototypes as well. A cross-entropy is their sum.": right / 4,
         "The sign is turned round: logarithms of probabilities are negative.": -right,
         "You divide by the number of all pairs, the skipped ones as well.": right * 4 / 6,
@@ -130,7 +130,7 @@ def which(answer: Answer) -> str:
     sure = torch.eye(8)
     even, one, each = torch.full((8, 8), 1 / 8), sure[[3] * 8], sure
     soft = 0.7 * sure[[0, 1, 2, 0, 1, 2, 0, 1]] + 0.3 * even
-    # The mean of the rows is the same for even and each; the rows' entropies for one and each.
+    # `even` and `each` have the same mean over rows; `one` and `each` the same entropies of rows.
     cases = {
         "even": (even, "uniform"),
         "one": (one, "one prototype"),
@@ -170,7 +170,7 @@ def which(answer: Answer) -> str:
 
 
 def effective_rank(answer: Answer) -> str:
-    """06.6: ``rank(z)``, the effective rank of (b, dim)."""
+    """06.6: ``rank(z)`` gives the effective rank of embeddings (b, dim)."""
     z = normal(3)(8, 4) * torch.tensor([3.0, 1.0, 0.5, 0.1])
     s = torch.linalg.svdvals(z.double())
 
@@ -184,7 +184,7 @@ def effective_rank(answer: Answer) -> str:
         "That is the entropy. Its exponential is a number of directions.": nats,
         "That is the entropy in bits. Raise 2 to it, or use exp and natural logs.": bits,
         "Your logarithm has base 2 and your exponential base e.": bits.exp(),
-        "You square the singular values (those are eigenvalues of zᵀz). Asked are the singular "
+        "You square the singular values (those are eigenvalues of zᵀz). Use the singular "
         "values themselves.": entropy(squares).exp(),
         "That is the ordinary rank: tiny directions count in full.": 4,
         "The singular values must sum to one before they have an entropy.": entropy(s).exp(),

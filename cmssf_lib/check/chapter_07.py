@@ -1,4 +1,4 @@
-"""The exercises of chapter 7, contrast of images and text."""
+"""The exercises of chapter 7, image–text contrastive learning."""
 
 import math
 
@@ -10,7 +10,7 @@ from cmssf_lib.check.answers import Answer, ask, compare, normal, shaped
 from cmssf_lib.losses import duplicate_floor, expected_floor, image_text_loss, nt_xent
 
 SCALE = 4.0
-SHARP = 100.0  # as large as CLIP lets it become: e to the power of it is no float32
+SHARP = 100.0  # CLIP's largest scale; its exponential overflows float32
 
 
 def loss(answer: Answer) -> str:
@@ -38,8 +38,8 @@ def loss(answer: Answer) -> str:
         "already.": halves(math.exp(SCALE) * cosines).mean(),
         "Your texts do not ask. The other half of the loss runs down the columns.": rows,
         "Your images do not ask. The other half of the loss runs along the rows.": columns,
-        "That is the sum of the two halves. Asked is their mean.": 2 * right,
-        "You add up over the rows. Asked is the mean.": 5 * right,
+        "That is the sum of the two halves. Return their mean.": 2 * right,
+        "You add up over the rows. Return the mean.": 5 * right,
         "The sign is turned round: a loss falls as partners come closer.": -right,
         "That is SimCLR's loss, where images compete with images as well. Here a picture looks "
         "among the texts only.": nt_xent(image, text, 1 / SCALE),
@@ -56,17 +56,17 @@ def loss(answer: Answer) -> str:
 
 
 def floor(answer: Answer) -> str:
-    """07.2: ``floor(captions)``: the least the one-hot loss of this batch can be."""
+    """07.2: ``floor(captions)`` gives the least possible one-hot loss of this batch."""
     captions = ["cat", "dog", "cat", "frog", "cat", "dog", "ship"]
     sizes = torch.tensor([3.0, 2.0, 1.0, 1.0])  # cat, dog, frog, ship
     right = duplicate_floor(torch.tensor([0, 1, 0, 2, 0, 1, 3]))
     guess = math.log(7)
     others = 3 * math.log(2) / 7
     hints = {
-        "You average over the different captions. Asked is the mean over the rows: a caption that "
+        "You average over the different captions. Return the mean over the rows: a caption that "
         "three pictures share counts three times.": sizes.log().mean(),
-        "You add up over the rows. Asked is the mean.": right * 7,
-        "That is the logarithm of the mean number of copies. Asked is the mean of the logarithm, "
+        "You add up over the rows. Return the mean.": right * 7,
+        "That is the logarithm of the mean number of copies. Return the mean of the logarithm, "
         "which is smaller.": (sizes.square().sum() / 7).log(),
         "That would be right if all captions came equally often.": math.log(7 / 4),
         "Your logarithm has base 2. A loss is measured in nats.": right / math.log(2),
@@ -84,13 +84,13 @@ def floor(answer: Answer) -> str:
 
 
 def expectation(answer: Answer) -> str:
-    """07.3: ``floor(batch, classes)``: the mean floor of random batches."""
+    """07.3: ``floor(batch, classes)`` gives the expected floor of random batches."""
     for batch, classes in ((3, 2), (16, 4), (64, 10)):
         right, guess, others = expected_floor(batch, classes), math.log(batch), batch - 1
         hints = {
             "That is ln(batch / classes), as if every batch were perfectly balanced. A row itself "
             "is always one of its class.": math.log(batch / classes),
-            "You take the logarithm of the expected number. Asked is the expectation of the "
+            "You take the logarithm of the expected number. Return the expectation of the "
             "logarithm, which is smaller.": math.log(1 + others / classes),
             "You draw all rows at random, the asking one as well. It is there for certain: 1 plus "
             "a binomial number of the *others*.": _mean_log(0, batch, classes),
@@ -110,14 +110,14 @@ def expectation(answer: Answer) -> str:
 
 
 def _mean_log(certain: int, drawn: int, classes: int) -> float:
-    """E[ln n] if n is the certain rows and a binomial number of those drawn (ln 0 counts as 0)."""
+    """Return E[ln n] for n = certain + Binomial(drawn, 1 / classes), with ln 0 taken as 0."""
     p = 1 / classes
     chances = [math.comb(drawn, k) * p**k * (1 - p) ** (drawn - k) for k in range(drawn + 1)]
     return sum(c * math.log(max(1, certain + k)) for k, c in enumerate(chances))
 
 
 def masked(answer: Answer) -> str:
-    """07.4: ``loss(logits, groups)``: image→text, without the false negatives."""
+    """07.4: ``loss(logits, groups)`` is the image→text loss without the false negatives."""
     groups = torch.tensor([0, 1, 0, 2, 0, 1])
     logits = 2 * normal(1)(6, 6)
     fits, itself, own = groups[:, None] == groups, torch.eye(6, dtype=torch.bool), torch.arange(6)
@@ -141,7 +141,7 @@ def masked(answer: Answer) -> str:
         "are left out.": -each.sum(dim=1).mean(),
         "You add the group's probability up. Here the others of the group "
         "are left out.": -summed.log().mean(),
-        "You add up over the rows. Asked is the mean.": 6 * right,
+        "You add up over the rows. Return the mean.": 6 * right,
         "You read down the columns. A picture looks along its row.": F.cross_entropy(columns, own),
         "The sign is turned round: a loss falls as partners come closer.": -right,
     }
@@ -153,12 +153,12 @@ def masked(answer: Answer) -> str:
 
 
 def class_logits(answer: Answer) -> str:
-    """07.5: ``logits(image, prototypes, counts, logit_scale)``: the classifier in the loss."""
+    """07.5: ``logits(image, prototypes, counts, logit_scale)`` of the classifier in the loss."""
     draw = normal(2)
     image, prototypes, counts = draw(5, 4), draw(3, 4), torch.tensor([6, 2, 1])
     cosines = F.normalize(image, dim=1) @ F.normalize(prototypes, dim=1).T  # (5, 3)
     scaled, prior = SCALE * cosines, counts.log()
-    # What is the same in a whole row changes no softmax: ln(n / B) is as right as ln n.
+    # Adding a constant to a row leaves its softmax unchanged, so ln(n / B) is as right as ln n.
     right = (scaled + prior).softmax(dim=1)
     returned = ask(answer, image, prototypes, counts, SCALE)
     got = shaped(returned, (5, 3), "a row a picture, a column a class, shape")
@@ -166,8 +166,7 @@ def class_logits(answer: Answer) -> str:
     wrong = {
         "The prior is missing: a caption that stands in the batch six times is found "
         "more easily.": scaled,
-        "You add the counts. Asked is their logarithm: n copies multiply a power by n.": scaled
-        + counts,
+        "You add the counts. Add their logarithm: n copies multiply a power by n.": scaled + counts,
         "You subtract the prior. n equal columns attract more, not less.": scaled - prior,
         "You scale the prior, too. Only cosines are multiplied by the logit scale.": all_scaled,
         "You multiply the logits by the counts. It is the powers that are "
@@ -176,7 +175,7 @@ def class_logits(answer: Answer) -> str:
         "You do not use the logit scale: it multiplies the cosines.": cosines + prior,
     }
     hints = {hint: logits.softmax(dim=1) for hint, logits in wrong.items()}
-    hints["Those are the probabilities. Asked are the logits, before the softmax."] = right.softmax(
+    hints["Those are the probabilities. Return the logits, before the softmax."] = right.softmax(
         dim=1
     )
     otherwise = (
@@ -187,7 +186,7 @@ def class_logits(answer: Answer) -> str:
 
 
 def ensemble(answer: Answer) -> str:
-    """07.6: ``ensemble(prompts)``: (classes, prompts, dim) → (classes, dim), of length one."""
+    """07.6: ``ensemble(prompts)``: (classes, prompts, dim) → (classes, dim), each of length one."""
     prompts = normal(3)(3, 4, 5) * torch.tensor([0.3, 1.0, 2.0, 4.0])[:, None]
     units = F.normalize(prompts, dim=2)
     mean = units.mean(dim=1)
@@ -202,7 +201,7 @@ def ensemble(answer: Answer) -> str:
             prompts.mean(dim=1)
         ),
         "You normalise neither the prompts nor their mean.": prompts.mean(dim=1),
-        "You add the prompts up. Asked is a vector of length one.": units.sum(dim=1),
+        "You add the prompts up. Return a vector of length one.": units.sum(dim=1),
         "Only the first prompt is used. Average over all of them.": units[:, 0],
         "You average over the classes. Each class keeps a row; average over its prompts.": unit(
             units.mean(dim=0)

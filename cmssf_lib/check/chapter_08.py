@@ -13,7 +13,7 @@ from cmssf_lib.encoders import ProjectionHead
 
 
 def pooling(answer: Answer) -> str:
-    """08.1: ``pool(query, keys, values)``: what [CLS] takes from the tokens, one head."""
+    """08.1: ``pool(query, keys, values)`` is single-head attention from [CLS] to the tokens."""
     draw = normal(0)
     query, keys, values = 2 * draw(4), draw(6, 4), draw(6, 3)
     scores = keys @ query
@@ -28,20 +28,20 @@ def pooling(answer: Answer) -> str:
         "You do not divide by the root of the number of dimensions.": pooled(scores),
         "You divide by the number of dimensions. Asked is its root.": pooled(scores / 4),
         "You multiply by the root of the dimensions. It divides.": pooled(2 * scores),
-        "That is the root of the number of tokens. Asked is that of the dimensions.": by_tokens,
-        "Those are the weights. Asked is the mean of the values that they make.": weights,
+        "That is the root of the number of tokens. Take that of the dimensions.": by_tokens,
+        "Those are the weights. Return the mean of the values with these weights.": weights,
         "You take the scores themselves for weights. A softmax makes them sum to one.": unbounded,
         "That is the value of the best token alone. Attention takes a share of each.": best,
         "That is the plain mean: the query is not asked.": values.mean(dim=0),
     }
-    right = pooled(scores / 2)  # the root of four dimensions is two
+    right = pooled(scores / 2)  # sqrt(4): there are four dimensions
     what = "one vector as long as a value, shape"
     compare(ask(answer, query, keys, values), right, hints=hints, what=what)
     return "A mean whose weights the query chooses: that is all that [CLS] ever does."
 
 
 def head(answer: Answer) -> str:
-    """08.2: ``head(x, w1, b1, w2, b2)``: one hidden layer, and a vector of length one."""
+    """08.2: ``head(x, w1, b1, w2, b2)`` has one hidden layer and gives vectors of length one."""
     draw = normal(1)
     x, w1, b1, w2, b2 = draw(5, 4), draw(6, 4), draw(6), draw(3, 6), draw(3)
 
@@ -72,7 +72,7 @@ def head(answer: Answer) -> str:
 
 
 def count(answer: Answer) -> str:
-    """08.3: ``count(width, hidden, dim, depth)``: the numbers a projection head learns."""
+    """08.3: ``count(width, hidden, dim, depth)`` gives the parameters of a projection head."""
     width, hidden, dim = 64, 32, 16
     first, between, last = width * hidden, hidden * hidden, hidden * dim
     for depth in (1, 2, 0):
@@ -91,7 +91,7 @@ def count(answer: Answer) -> str:
             "You count a hidden layer too many: between depth of them lie depth - 1 squares.": right
             + between
             + hidden,
-            "Both heads together have that many. Asked is one.": 2 * right,
+            "Both heads together have that many. Count only one.": 2 * right,
         }
         returned = ask(answer, width, hidden, dim, depth)
         given = f"width 64, hidden 32, dim 16 and depth {depth}"
@@ -101,7 +101,7 @@ def count(answer: Answer) -> str:
 
 
 class _Small(nn.Module):
-    """Three modules of which one has two inside, used in another order than they are made."""
+    """Four submodules, one with two parts, that run in a different order than they are created."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,21 +115,21 @@ class _Small(nn.Module):
 
 
 def trace(answer: Answer) -> str:
-    """08.4: ``trace(model, x)``: name and output shape of each module without parts, in order."""
+    """08.4: ``trace(model, x)`` lists name and output shape of leaf modules as they run."""
     torch.manual_seed(0)
     model, x = _Small(), torch.randn(7, 6)
     sizes = {"first": 5, "body.0": 4, "body.1": 4, "between": 3, "last": 2}
     right = [(name, (7, size)) for name, size in sizes.items()]
     made = [(name, (7, sizes[name])) for name, _ in model.named_modules() if name in sizes]
-    got = _pairs(ask(lambda: answer(model, x)))  # the model itself, to see what is left on it
+    got = _pairs(ask(lambda: answer(model, x)))  # not a copy, to find hooks left on the model
     names = [name for name, _ in got]
     left = sum(len(module._forward_hooks) for module in model.modules())
     hints = {
         f"{left} hooks are still on the model: every later call would pay for them. Remove them "
         "when the model has run.": left > 0,
-        "That is the order in which the parts were made. Asked is the order in which they run: "
+        "That is the order in which the parts were made. Return the order in which they run: "
         "write down a shape when its hook is called.": got == made,
-        "Modules that consist of others are in your list, too. Asked are those without parts: not "
+        "Modules that consist of others are in your list, too. Return those without parts: not "
         "list(module.children()).": set(names) > set(sizes),
         f"The names are right. Expected the shapes of the outputs, {right[0]} first; "
         f"got {got[:1]}.": names == list(sizes) and got != right,
@@ -143,7 +143,7 @@ def _pairs(returned: Any) -> list[tuple[str, tuple[int, ...]]]:
     """Read a list of (name, shape).
 
     Raises:
-        Wrong: If it is something else.
+        Wrong: If it is not such a list.
     """
     try:
         pairs = [(name, tuple(int(size) for size in shape)) for name, shape in returned]
@@ -155,7 +155,7 @@ def _pairs(returned: Any) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def teacher(answer: Answer) -> str:
-    """08.5: ``weights(state)``: of a DINO run's state dict, the weights to start from."""
+    """08.5: ``weights(state)`` takes the encoder's initial weights from a DINO run's state dict."""
     draw = normal(2)
     encoder, mlp = ("backbone.cls_token", "backbone.norm.weight"), ("mlp.0.weight",)
     parts = {"image_encoder": encoder, "teacher_encoder": encoder, "head": mlp, "teacher_head": mlp}
@@ -191,7 +191,7 @@ def teacher(answer: Answer) -> str:
 
 
 def gain(answer: Answer) -> str:
-    """08.6: ``gain(encode, rest, epochs)``: how many times faster a cached tower trains."""
+    """08.6: ``gain(encode, rest, epochs)`` gives how many times faster a cached tower trains."""
     for encode, rest, epochs in ((6.0, 2.0, 10), (6.0, 2.0, 1), (1.0, 3.0, 40)):
         right = epochs * (encode + rest) / (encode + epochs * rest)
         hints = {

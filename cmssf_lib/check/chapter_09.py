@@ -13,7 +13,7 @@ from cmssf_lib.losses import image_text_loss
 
 
 def rate(answer: Answer) -> str:
-    """09.1: ``rate(step, steps, lr, warmup)``: warm-up, then half a cosine."""
+    """09.1: ``rate(step, steps, lr, warmup)`` rises in a warm-up, then falls as half a cosine."""
     steps, lr = 20, 0.2
     for step, warmup in ((0, 4), (1, 4), (9, 4), (19, 4), (5, 0)):
         rest = (step - warmup) / (steps - warmup)
@@ -23,8 +23,8 @@ def rate(answer: Answer) -> str:
         hints: Mapping[str, Any] = {
             "The cosine takes the whole training in yours. It begins where the "
             "warm-up ends.": whole,
-            "That is constant after the warm-up. Asked is half a cosine down to zero.": lr,
-            "That is a straight line. Asked is half a cosine.": lr * (1 - rest),
+            "That is constant after the warm-up. Use half a cosine down to zero.": lr,
+            "That is a straight line. Use half a cosine.": lr * (1 - rest),
             "That is a quarter of a cosine: half a one goes from 1 to -1, and is then moved and "
             "scaled.": lr * math.cos(math.pi * rest / 2),
             "That rises: the sign of the cosine is turned round.": lr - cosine,
@@ -36,7 +36,7 @@ def rate(answer: Answer) -> str:
                 "You start at zero: the first step would be wasted. Step 0 counts as the first.": lr
                 * step
                 / warmup,
-                "That reaches the full rate in the last step of the warm-up. Asked is warmup + 1 "
+                "That reaches the full rate in the last step of the warm-up. Use warmup + 1 "
                 "in the denominator, so that the step after it is the "
                 "first full one.": lr * (step + 1) / warmup,
                 "There is no warm-up in yours.": lr,
@@ -56,9 +56,9 @@ def rate(answer: Answer) -> str:
 
 
 def clip(answer: Answer) -> str:
-    """09.2: ``clip(gradients, largest)``: all together at most so long."""
+    """09.2: ``clip(gradients, largest)`` limits the norm of all gradients together."""
     given = [torch.tensor([2.0, 3.0]), torch.tensor([[6.0], [0.0]])]
-    flat = _flat(given)  # of length 7
+    flat = _flat(given)  # its norm is 7
     for largest in (1.0, 10.0):
         each = [g * min(1.0, largest / g.norm().item()) for g in given]
         clamped, always = flat.clamp(-largest, largest), flat * largest / 7
@@ -79,7 +79,7 @@ def clip(answer: Answer) -> str:
 
 
 def _list_of(returned: object, given: Sequence[Tensor]) -> list[Tensor]:
-    """Read a list of tensors with the shapes of those given."""
+    """Read a list of tensors, which must have the shapes of those in `given`."""
     if not isinstance(returned, (list, tuple)) or len(returned) != len(given):
         raise Wrong(f"Expected a list of {len(given)} tensors, one for each that is given.")
     what = "a tensor as long as the one given, shape"
@@ -91,7 +91,7 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def adamw(answer: Answer) -> str:
-    """09.3: ``adamw(weight, first, second, step, lr, decay)``: the weight after the step."""
+    """09.3: ``adamw(weight, first, second, step, lr, decay)`` gives the weight after the step."""
     random = torch.Generator().manual_seed(0)
     weight, first = (torch.randn(3, 2, generator=random, dtype=torch.double) for _ in range(2))
     second = torch.rand(3, 2, generator=random, dtype=torch.double) + 0.1
@@ -114,7 +114,7 @@ def adamw(answer: Answer) -> str:
             - lr * one / uncorrected,
             "You divide by the mean of squares: take the root.": kept - lr * one / (two + small),
             "You go up the hill: a step is taken against the gradient.": kept + move,
-            "That is the change. Asked is the new weight.": kept - move - weight,
+            "That is the change. Return the new weight.": kept - move - weight,
         }
         compare(
             ask(answer, weight, first, second, step, lr, decay),
@@ -128,7 +128,7 @@ def adamw(answer: Answer) -> str:
 
 
 def grad_cache(answer: Answer) -> str:
-    """09.4: ``grad_cache(weight, inputs, encode, loss, size)``: exact, a part at a time."""
+    """09.4: ``grad_cache(weight, inputs, encode, loss, size)``: exact gradient, part by part."""
     draw = normal(0)
     inputs, weight = draw(8, 5), draw(5, 3).requires_grad_()
     size, largest = 3, 0
@@ -171,7 +171,7 @@ def grad_cache(answer: Answer) -> str:
 
 
 def gather_back(answer: Answer) -> str:
-    """09.5: ``gather_back(found)``: what each process carries on for its own vectors."""
+    """09.5: ``gather_back(found)`` gives the gradients that each process's own vectors receive."""
     found = normal(0)(3, 3, 2, 4)
     itself = torch.stack([found[i, i] for i in range(3)])
     hints = {
@@ -181,7 +181,7 @@ def gather_back(answer: Answer) -> str:
         "vectors, too.": itself,
         "Each process keeps what it found itself, times their number. Alike only where all find "
         "the same.": 3 * itself,
-        "You add up what each process found for all. Asked is what all found for each: the other "
+        "You add up what each process found for all. Add up what all found for each: the other "
         "dimension.": found.sum(dim=1),
         "That is the mean, and over what one process found for all.": found.mean(dim=1),
     }
@@ -192,7 +192,7 @@ def gather_back(answer: Answer) -> str:
 
 
 def place(answer: Answer) -> str:
-    """09.6: ``place(done, pictures, batch)``: the epoch, and the places used up."""
+    """09.6: ``place(done, pictures, batch)`` gives the epoch and how many places it used."""
     for done, pictures, batch in ((7, 100, 32), (3, 100, 32), (0, 64, 32), (25, 70, 8)):
         epoch, step = divmod(done, pictures // batch)
         up = math.ceil(pictures / batch)
@@ -201,10 +201,10 @@ def place(answer: Answer) -> str:
         hints = {
             "You count the last batch, which is not full and left out.": rounded_up,
             "You count in pictures. Each epoch leaves some out: count in steps.": in_pictures,
-            "Those are steps. Asked is how many places of the order are used up.": [epoch, step],
+            "Those are steps. Return how many places of the order are used up.": [epoch, step],
             "You count epochs from 1.": [epoch + 1, step * batch],
             "You begin the epoch again: its first pictures would be seen twice.": [epoch, 0],
-            "The places are counted from the start of the training. Asked are those of the current "
+            "The places are counted from the start of the training. Return those of the current "
             "epoch.": [epoch, done * batch],
         }
         compare(

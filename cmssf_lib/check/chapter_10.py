@@ -10,15 +10,15 @@ from cmssf_lib.check.answers import Answer, ask, compare, normal, refuse, same, 
 
 
 def confusion(answer: Answer) -> str:
-    """10.1: ``confusion(labels, predictions, classes)``: row = is, column = taken for."""
+    """10.1: ``confusion(labels, predictions, classes)`` counts, rows by label."""
     labels, predictions = torch.tensor([[0, 0, 0, 1, 1, 2], [0, 1, 1, 1, 3, 0]])
     right = torch.zeros(4, 4)
     right.index_put_((labels, predictions), torch.ones(6), accumulate=True)
     of_rows = right / right.sum(dim=1, keepdim=True).clamp(min=1)
     hints = {
         "Rows and columns are exchanged: a row is what the picture shows.": right.T,
-        "Those are parts of all pictures. Asked are counts.": right / 6,
-        "Those are parts of a row. Asked are counts.": of_rows,
+        "Those are parts of all pictures. Return counts.": right / 6,
+        "Those are parts of a row. Return counts.": of_rows,
         "Each pair is counted once, however often it occurs. `x[i, j] += 1` with repeated indices "
         "does that: use bincount, or index_put_ with accumulate=True.": right.clamp(max=1),
     }
@@ -28,7 +28,7 @@ def confusion(answer: Answer) -> str:
 
 
 def interval(answer: Answer) -> str:
-    """10.2: ``interval(right, n)``: Wilson's 95 % interval of an accuracy."""
+    """10.2: ``interval(right, n)`` gives Wilson's 95 % interval of an accuracy."""
     for hits, n in ((8970, 10_000), (9, 10), (10, 10)):
         p = hits / n
 
@@ -51,7 +51,7 @@ def interval(answer: Answer) -> str:
             "For {hits} right of {n} expected {right}; got {got}.",
             hints,
             what="two numbers, the lower end and the upper one, shape",
-            close=2e-5,  # 1.96 is 1.95996…, and with many pictures wrong intervals come near
+            close=2e-5,  # accepts 1.95996… for 1.96; with many pictures wrong intervals are close
             hits=hits,
             n=n,
         )
@@ -59,7 +59,7 @@ def interval(answer: Answer) -> str:
 
 
 def paired(answer: Answer) -> str:
-    """10.3: ``paired(a, b)``: the difference of two accuracies and its standard error."""
+    """10.3: ``paired(a, b)`` gives the difference of two accuracies and its standard error."""
     random = torch.Generator().manual_seed(0)
     a = torch.rand(400, generator=random) < 0.9
     b = torch.where(torch.rand(400, generator=random) < 0.9, a, ~a)
@@ -67,7 +67,7 @@ def paired(answer: Answer) -> str:
     apart = ((p * (1 - p) + q * (1 - q)) / 400).sqrt()
     what = "two numbers, the difference and its standard error, shape"
     got = shaped(ask(answer, a, b), (2,), what)
-    by_n = d.std(correction=0)  # by n - 1 or by n: either will do
+    by_n = d.std(correction=0)  # dividing by n - 1 or by n: both are accepted
     for s in (by_n, d.std()):
         hints = {
             "You treat the two as if they had seen different pictures. They saw the same ones, and "
@@ -76,7 +76,7 @@ def paired(answer: Answer) -> str:
             "less.": [p - q, s],
             "You divide by n. The standard error falls with its root.": [p - q, s / 400],
             "The sign is turned round: a's accuracy minus b's.": [q - p, s / 20],
-            "Those are the two accuracies. Asked is their difference.": [p, q],
+            "Those are the two accuracies. Return their difference.": [p, q],
         }
         refuse(hints, got)
     if not same(got, [p - q, by_n / 20]):
@@ -85,7 +85,7 @@ def paired(answer: Answer) -> str:
 
 
 def per_class(answer: Answer) -> str:
-    """10.4: ``per_class(counts)``: recall and precision of each class."""
+    """10.4: ``per_class(counts)`` gives the recall and precision of each class."""
     counts = torch.tensor([[8, 2, 0], [3, 5, 2], [0, 1, 19]])
     hits = counts.diagonal()
     recall, precision, of_all = (hits / n for n in (counts.sum(1), counts.sum(0), counts.sum()))
@@ -107,16 +107,16 @@ def per_class(answer: Answer) -> str:
 
 
 def epochs(answer: Answer) -> str:
-    """10.5: ``epochs(flops, pictures, budget)``: whole epochs that come nearest to a budget."""
+    """10.5: ``epochs(flops, pictures, budget)`` gives the whole epochs nearest to a budget."""
     for flops, pictures, budget in ((4.0e8, 45_000, 4.7e14), (1.5e9, 45_000, 4.7e14), (3, 10, 10)):
         exact = budget / (flops * pictures)
         hints = {
             "Those are steps through single pictures: divide by the number of "
             "pictures, too.": round(budget / flops),
-            "Asked are whole epochs.": exact,
-            "Asked is at least one epoch.": 0,
-            "You round up. Asked is the nearest.": math.ceil(exact),
-            "You round down. Asked is the nearest.": math.floor(exact),
+            "Return whole epochs.": exact,
+            "Return at least one epoch.": 0,
+            "You round up. Round to the nearest.": math.ceil(exact),
+            "You round down. Round to the nearest.": math.floor(exact),
         }
         given = f"{flops:g} operations a picture, {pictures:,} pictures and a budget of {budget:g}"
         otherwise = "With {given} expected {right}; got {got}."
@@ -126,7 +126,7 @@ def epochs(answer: Answer) -> str:
 
 
 def kept(answer: Answer) -> str:
-    """10.6: ``kept(high, low, k)``: the part of the nearest neighbours that a picture keeps."""
+    """10.6: ``kept(high, low, k)`` gives the share of nearest neighbours that ``low`` preserves."""
     draw, k = normal(0), 5
     high = draw(30, 6)
     low = high[:, :2] + 0.3 * draw(30, 2)
@@ -136,21 +136,19 @@ def kept(answer: Answer) -> str:
         if not itself:
             distance.fill_diagonal_(math.inf)
         nearest = distance.topk(k, largest=False).indices
-        return torch.zeros(30, 30).scatter(1, nearest, 1.0)  # 1 where a column is near a row
+        return torch.zeros(30, 30).scatter(1, nearest, 1.0)  # 1: column is a neighbour of row
 
-    both = (near(high) * near(low)).sum(dim=1)  # of each picture's k neighbours, how many stay
+    both = (near(high) * near(low)).sum(dim=1)  # number of each picture's k neighbours that stay
     with_itself = (near(high, itself=True) * near(low, itself=True)).sum(dim=1)
     right = both.mean() / k
     of_either = (both / (2 * k - both)).mean()
     hints = {
         "Every point is its own nearest neighbour in yours, and that one is always kept: leave it "
         "out.": with_itself.mean() / k,
-        "You count them. Asked is the part of k, 0 to 1.": both.mean(),
-        "You divide by all that is in either set. Asked is the part of the k.": of_either,
-        "You ask whether all k are the same. Asked is how many of them.": (both == k)
-        .double()
-        .mean(),
-        "You ask whether any is kept. Asked is how many.": (both > 0).double().mean(),
+        "You count them. Return the part of k, 0 to 1.": both.mean(),
+        "You divide by all that is in either set. Divide by k.": of_either,
+        "You ask whether all k are the same. Count how many are.": (both == k).double().mean(),
+        "You ask whether any is kept. Count how many are.": (both > 0).double().mean(),
     }
     compare(ask(answer, high, low, k), right, hints=hints)
     return "What is far apart in a picture of points may have been near, and the other way round."

@@ -1,7 +1,7 @@
-"""In a shell: ``cmssf train``, ``evaluate``, ``reproduce``, ``runs``, ``index``, ``search``.
+"""Command line: ``cmssf train``, ``evaluate``, ``reproduce``, ``runs``, ``index``, ``search``.
 
-The same functions as in the notebooks; what stands here is their order and what is printed.
-Options, help texts and messages come from the signatures and the dataclasses, by tyro.
+The commands call the same functions as the notebooks and print the results. tyro makes the
+options and help texts from the signatures, docstrings and dataclasses.
 """
 
 import shlex
@@ -22,9 +22,9 @@ from cmssf_lib.presets import Preset, preset, sections
 
 __all__ = ["main"]
 
-#: What a shell is told: 2 for a mistake that the message explains, 130 after Ctrl-C.
+#: Exit codes: 2 for an error that the message explains, 130 after Ctrl-C.
 MISTAKE, INTERRUPTED = 2, 130
-#: How tyro reads every command: names as Python has them.
+#: Options of tyro for every command: write names with underscores, as in Python.
 OPTIONS: dict[str, Any] = {"use_underscores": True}
 
 
@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with warnings.catch_warnings():
-            # A sentence, without a file and a line of code.
+            # Print only the message of a warning, without its file and line.
             warnings.showwarning = lambda message, *_, **__: search.note(str(message))
-            # What `train` can be told depends on the method and the preset that it names.
+            # The options of `train` depend on its method and preset, so it parses its own words.
             if words[:1] == ["train"] and words[1:] and words[1] not in ("-h", "--help"):
                 train(words[1:])
             else:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError, OSError, FloatingPointError, MemoryError) as error:
         search.note(str(error))
         return MISTAKE
-    except SystemExit as end:  # tyro has said what was wrong, or has shown its help
+    except SystemExit as end:  # tyro has printed an error or the help
         return MISTAKE if end.code else 0
     return 0
 
@@ -56,16 +56,16 @@ class Asked:
     """Train a method and evaluate it; ``cmssf train METHOD --help`` lists all settings."""
 
     method: Positional[str]  # cmssf, fusion, simclr, moco, byol, dino, mae or supervised
-    preset: str | None = None  # "quick", "standard" or "paper"; else $CMSSF_PRESET
-    pictures: Data = None  # folder of the pictures; else $CMSSF_DATA
-    run: str | None = None  # folder of the run; else runs/METHOD-PRESET-sSEED
+    preset: str | None = None  # "quick", "standard" or "paper"; if not given, $CMSSF_PRESET
+    pictures: Data = None  # folder of the pictures; if not given, $CMSSF_DATA
+    run: str | None = None  # folder of the run; if not given, runs/METHOD-PRESET-sSEED
 
 
 def train(words: Sequence[str]) -> None:
-    """Train and evaluate as the words behind ``cmssf train`` say.
+    """Run ``cmssf train`` with the given command-line words: train and evaluate a method.
 
     Raises:
-        ValueError: If method or preset are unknown, or a setting cannot work.
+        ValueError: If the method or the preset is unknown, or a setting is invalid.
     """
     asked, chosen = read_settings(words)
     folder = Path(asked.run or f"runs/{asked.method}-{chosen.name}-s{chosen.train.seed}")
@@ -73,36 +73,39 @@ def train(words: Sequence[str]) -> None:
 
 
 def read_settings(words: Sequence[str]) -> tuple[Asked, Preset]:
-    """Read what ``cmssf train`` is told: a method, a preset, and what is otherwise than there.
+    """Parse the words of ``cmssf train``: a method, a preset, and changes to the preset.
 
-    Only the sections that the method reads can be changed.
+    Only the sections that the method uses can be changed.
 
     Args:
         words: Such as ``["simclr", "--preset", "quick", "--train.lr", "1e-3"]``.
 
+    Returns:
+        The options of the command, and the changed preset.
+
     Raises:
-        ValueError: If method or preset are unknown.
-        SystemExit: If a setting is unknown or of another type; tyro has said which.
+        ValueError: If the method or the preset is unknown.
+        SystemExit: If a setting is unknown or has the wrong type; tyro has printed which one.
     """
     early = ArgumentParser("cmssf train", add_help=False, allow_abbrev=False)
     early.add_argument("--preset")
     early.add_argument("--cmssf.image_loss", "--cmssf.image-loss", dest="beside")
     told, _ = early.parse_known_args(words)
     usual = preset(told.preset, words[0])
-    if told.beside:  # another method's settings are read as well
+    if told.beside:  # then the settings of that second method are options too
         usual = replace(usual, cmssf=replace(usual.cmssf, image_loss=told.beside))
     parts = {name: getattr(usual, name) for name in sections(usual, words[0])}
-    in_words: Any = tyro.conf.FlagConversionOff  # truth as well: --fusion.norm_first False
+    in_words: Any = tyro.conf.FlagConversionOff  # booleans need a value: --fusion.norm_first False
     fields = [(name, in_words[type(part)], field(default=part)) for name, part in parts.items()]
     form = make_dataclass("Settings", fields, bases=(Asked,), frozen=True)
-    form.__doc__ = f"Train {words[0]} with the preset {usual.name}, changed as is said here."
+    form.__doc__ = f"Train {words[0]} with the preset {usual.name}; the options change it."
     read: Any = tyro.cli(form, prog="cmssf train", args=words, **OPTIONS)
     chosen = replace(usual, **{name: getattr(read, name) for name in parts})
     return read, training.with_pictures(chosen, read.pictures)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "train": Asked,  # for the help; all else goes to `train`
+    "train": Asked,  # only for the help; `main` passes everything else to `train`
     "evaluate": training.evaluate,
     "reproduce": training.reproduce,
     "runs": measure.runs,

@@ -1,4 +1,4 @@
-"""What is measured of each method, and what is said of it: after every epoch, and at the end."""
+"""Measure a method after every epoch and after the training, and print the results."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,42 +20,42 @@ from cmssf_lib.presets import Preset
 from cmssf_lib.runs import Run, all_runs
 from cmssf_lib.train import OVERHEAD
 
-#: The result by which a method is judged, or the next where a run lacks it: which results there
-#: are depends on the labels that the preset asks for. Any other method: "knn".
+#: The main result of each method; if a run lacks it, the next name in the tuple is used. (The
+#: results of a run depend on the preset's `judge` settings.) All other methods use "knn".
 HEADLINES = {
     "cmssf": ("zero_shot", "knn"),
     "fusion": ("accuracy",),
-    # A masked autoencoder's features are half-way to its decoder: what counts is where they lead.
+    # A masked autoencoder's features are made for its decoder, so judge them after fine-tuning.
     "mae": ("fine_tuned_10_per_class", "fine_tuned_1pct", "knn"),
 }
-Found = tuple[dict[str, float], dict[str, Tensor]]  # results, and the answers behind them
+Found = tuple[dict[str, float], dict[str, Tensor]]  # results, and the predictions behind them
 
 
 def headline(run: Run, numbers: Mapping[str, float], start: str = "") -> tuple[str, float] | None:
-    """Return the name and the value of the number by which a run is judged.
+    """Return the name and the value of a run's main result.
 
     Args:
-        run: Of any method.
-        numbers: In which to look, such as the run's results.
-        start: Of the name in `numbers`.
+        run: A run of any method.
+        numbers: The numbers to search, such as the run's results.
+        start: Prefix of the names in `numbers`.
 
     Returns:
-        Name and value; ``None`` if the number is not there.
+        Name (without the prefix) and value; ``None`` if `numbers` lacks it.
     """
     names = HEADLINES.get(run.config.get("method", ""), ("knn",))
     return next(((n, numbers[start + n]) for n in names if start + n in numbers), None)
 
 
 def runs(folder: Positional[str | None] = None) -> None:
-    """List runs: one line each, at its end the test result by which it is judged.
+    """List runs, one per line, each with its main test result.
 
     Args:
-        folder: Where they are; else the book's recorded runs.
+        folder: Folder of the runs; if not given, the book's recorded runs.
     """
     place = Path(folder) if folder else records()
     found = all_runs(place)
     if not found:
-        raise FileNotFoundError(f"no runs below {place}; cmssf train makes one")
+        raise FileNotFoundError(f"no runs below {place}; train one with `cmssf train`")
     print(f"{'run':32} {'preset':9} {'epochs':>9} {'minutes':>8}  {'data':16}  test result")
     for run in found:
         minutes = sum(row["seconds"] for row in run.history) / 60
@@ -72,20 +72,20 @@ def runs(folder: Positional[str | None] = None) -> None:
 def each_epoch(
     method: Method, training: ImageTextData, validation: ImageTextData, batch_size: int
 ) -> dict[str, float]:
-    """Measure a method while it trains, on held-out pictures: columns of the history.
+    """Measure a method on held-out pictures during training: columns of the history.
 
     Args:
-        method: In training; left as it is.
-        training: What it is trained on: prompts and neighbours come from there.
-        validation: Held out from it.
-        batch_size: That of the training.
+        method: The method in training; it does not change.
+        training: Its training set, which supplies the prompts and the k-NN bank.
+        validation: Pictures held out from the training set.
+        batch_size: Batch size of the training.
     """
     if isinstance(method, CMSSF):
         prompts = evaluate.class_captions(training)
         return evaluate.monitor(method, validation, batch_size, prompts=prompts)
     if isinstance(method, FusionClassifier):
         return evaluate.fusion_monitor(method, validation)
-    device = next(method.parameters()).device  # every epoch asks: a graphics card answers sooner
+    device = next(method.parameters()).device  # k-NN after every epoch is faster on a GPU
     bank = evaluate.embed_features(method, training).to(device)
     queries = evaluate.embed_features(method, validation).to(device)
     classes, k = len(training.class_names), evaluate.usual_k(len(training))
@@ -96,14 +96,14 @@ def each_epoch(
 def judge(
     method: Method, splits: Splits, preset: Preset
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Measure a trained method on the test set, with all that its preset asks for.
+    """Measure a trained method on the test set, with all measures that its preset asks for.
 
-    A masked autoencoder's weights are judged as a start, too, beside fresh weights: also where it
-    began with others.
+    With `fine_tune.baseline`, a masked autoencoder is compared with the same network with random
+    weights, even if its own training started from pretrained weights.
 
     Returns:
-        The results, and the answers behind each accuracy, under its name; of captions and fusion
-        "predictions" and more.
+        The results, and the predictions behind each accuracy under the same name. CMSSF and fusion
+        models add "predictions", and CMSSF also its embeddings.
     """
     if isinstance(method, FusionClassifier):
         results = evaluate.fusion_report(method, splits.test)
@@ -127,11 +127,11 @@ def judge(
 
 
 def _judge_with_captions(method: CMSSF, splits: Splits, preset: Preset) -> Found:
-    """Measure what captions taught, with embeddings of the test set.
+    """Measure a CMSSF, and return the embeddings of the test set among the outputs.
 
-    Where the preset names parts of the training set, the features are judged like any method's.
-    Where pictures were mirrored in training, "zero_shot_mirrored" looks at each test picture and
-    at its mirror image, beside "zero_shot", which looks once.
+    If `judge.fractions` is set, the features are measured like those of any other method. If the
+    training mirrored pictures, "zero_shot_mirrored" classifies the mean embedding of each test
+    picture and its mirror image; "zero_shot" uses the picture alone.
     """
     bank, e = evaluate.embed_features(method, splits.train), evaluate.embed(method, splits.test)
     results, answers = evaluate.report(method, splits, embedded=(bank, e)), dict[str, Tensor]()
@@ -146,7 +146,7 @@ def _judge_with_captions(method: CMSSF, splits: Splits, preset: Preset) -> Found
     return results, answers | {
         "image": e.image,
         "text": e.text,
-        "caption_index": e.caption_index.int(),  # there are more captions than int16 counts
+        "caption_index": e.caption_index.int(),  # int16 is too small for the number of captions
         "prompts": prompts,
         "prompt_classes": classes,
         "predictions": evaluate.zero_shot(e.image, prompts, classes),
@@ -159,13 +159,10 @@ def _judge_features(
     preset: Preset,
     embedded: tuple[Tensor, Tensor] | None = None,
 ) -> Found:
-    """Judge the features as they are and, if asked for, the weights as a start."""
+    """Measure the frozen features and, if the preset asks for it, the fine-tuned weights."""
     asked, answers = preset.judge, dict[str, Tensor]()
-    few: dict[str, Any] = {
-        "per_class": asked.per_class or None,
-        "fractions": asked.fractions,
-        "draws": asked.draws,
-    }
+    few: dict[str, Any] = {"fractions": asked.fractions, "draws": asked.draws}
+    few["per_class"] = asked.per_class or None
     results = evaluate.probe_report(embedded or method, splits, **few, predictions=answers)
     if asked.pixels:
         on_pixels = dict[str, Tensor]()
@@ -185,13 +182,13 @@ def _named(start: str, found: Mapping[str, Any]) -> dict[str, Any]:
 def require_measurable(
     training: ImageTextData, validation: ImageTextData, chosen: Preset, method_name: str
 ) -> None:
-    """Refuse before the training what could not be measured after it.
+    """Check before the training that the evaluation after it will be possible.
 
     Args:
-        training: All of it; the labelled pictures of the measuring are drawn from it.
-        validation: Held out of it.
-        chosen: All the numbers.
-        method_name: Whose measures they are.
+        training: The whole training set, from which the labelled pictures are chosen.
+        validation: The pictures held out from it.
+        chosen: The preset.
+        method_name: The method to be measured.
 
     Raises:
         ValueError: If too few pictures are held out, or a choice of labelled pictures is too small
@@ -200,8 +197,8 @@ def require_measurable(
     asked, train, batch = chosen.judge, chosen.train, chosen.fine_tune.batch_size
     if method_name == "cmssf" and train.epochs and len(validation) < train.batch_size:
         raise ValueError(
-            f"data.validation={len(validation)} holds out too few pictures to validate with: "
-            f"{method_name} needs a batch of {train.batch_size}"
+            f"data.validation={len(validation)} holds out too few pictures for validation: "
+            f"{method_name} needs at least one batch of {train.batch_size}"
         )
     if method_name == "fusion" or (method_name == "cmssf" and not asked.fractions):
         return
@@ -211,13 +208,13 @@ def require_measurable(
         fewest = int(labels.bincount(minlength=len(training.class_names)).min())
         if fewest < 2:
             raise ValueError(
-                f"with {name} of the labels a class has {fewest}, and a linear classifier needs "
-                "two: change judge.fractions or judge.per_class"
+                f"{name} gives a class only {fewest} of the two labels that a linear classifier "
+                "needs: increase judge.fractions or judge.per_class"
             )
         if (asked.fine_tune or method_name == "mae") and len(choice) < batch:
             raise ValueError(
-                f"with {name} of the labels there are {len(choice)} pictures, fewer than a batch "
-                f"of the fine-tuning: change judge.fractions, or fine_tune.batch_size={batch}"
+                f"with {name}, there are {len(choice)} labelled pictures, fewer than a batch of "
+                f"the fine-tuning: add labels or reduce fine_tune.batch_size={batch}"
             )
 
 
@@ -225,7 +222,7 @@ def print_epoch(run: Run) -> None:
     """Print one line about the epoch that has just ended."""
     row, epochs = run.history[-1], run.config["train"]["epochs"]
     shares = {part: row[f"{part}_share"] for part in OVERHEAD}
-    # Of some losses, and of one with another beside it, the floor is no floor.
+    # The floor is not a lower bound of every loss, nor of a sum of two losses.
     loss = run.config.get("cmssf", {}).get("loss")
     bounded = loss in ("one_hot", "multi_positive") and "image_text_loss" not in row
     floor = f" (floor {row['floor']:.3f})" if bounded else ""
@@ -242,7 +239,7 @@ def print_epoch(run: Run) -> None:
 
 
 def print_results(results: Mapping[str, float], beside: Mapping[str, float] | None = None) -> None:
-    """Print a table of metrics, and the recorded ones beside them where there are any."""
+    """Print a table of results, next to the recorded ones if given."""
     print(f"{'metric':36} {'now':>10}" + (f" {'recorded':>10}" if beside else ""))
     for name, value in results.items():
         recorded = f" {beside[name]:10.4f}" if beside and name in beside else ""

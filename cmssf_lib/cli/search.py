@@ -1,4 +1,4 @@
-"""``cmssf index`` and ``cmssf search``: a folder of the reader's own pictures."""
+"""``cmssf index`` and ``cmssf search``: search a folder of your own pictures by text."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from cmssf_lib.methods import CMSSF
 from cmssf_lib.runs import Run
 from cmssf_lib.share import Index, fingerprint, from_pretrained, index_folder
 
-INDEX = "runs/index"  # where an index is written and looked for, unless a place is named
+INDEX = "runs/index"  # default folder of an index
 
 
 def index(
@@ -23,22 +23,22 @@ def index(
     skip_unreadable: bool = False,
     pictures: Data = None,
 ) -> None:
-    """Encode a folder of pictures, to search it; again: only what is new or changed.
+    """Encode a folder of pictures for search; if repeated, only new or changed pictures.
 
     Args:
-        folder: Where the pictures are, in it and in folders in it.
-        model: Folder of save_pretrained or of a run, or a name on the hub.
+        folder: Folder of the pictures, with its subfolders.
+        model: Folder written by save_pretrained, folder of a run, or name on the Hugging Face Hub.
         to: Folder of the index.
-        skip_unreadable: Go on without pictures that are damaged.
-        pictures: Where a run's own pictures are now, if the model is a run.
+        skip_unreadable: Leave out damaged pictures instead of stopping.
+        pictures: Folder of the data that the model was trained on, if the model is a run.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise FileNotFoundError(f"no folder {root} with pictures")
+        raise FileNotFoundError(f"no folder {root} with pictures: check the path")
     place = Path(to).expanduser()
     old = Index.load(place) if (place / "index.safetensors").is_file() else None
     if old is not None and old.folder != root.resolve():
-        raise ValueError(f"{place} is the index of another folder, {old.folder}: name another --to")
+        raise ValueError(f"{place} is the index of another folder, {old.folder}: change --to")
     encoder, name = trained_model(model, pictures)
     if old is not None and old.model != fingerprint(encoder):
         note(f"{to} was made by another model: every picture is encoded again")
@@ -51,7 +51,11 @@ def index(
         f"new and {len(changes.changed)} changed, {len(changes.gone)} gone; {changes.encoded} "
         f"pictures encoded; {len(made)} different ones are in {to}"
     )
-    print_copies(made)
+    copies = [files for files in made.files if len(files) > 1]
+    if copies:
+        print("The same file more than once:")
+    for files in copies:
+        print(printable("  " + " = ".join(files)))
 
 
 def search(
@@ -61,21 +65,21 @@ def search(
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 10,
     pictures: Data = None,
 ) -> None:
-    """Find the pictures of an index that are nearest to a sentence.
+    """Find the pictures of an index that are most similar to a sentence.
 
     Args:
-        words: Such as "a red seven".
-        index: Its folder.
-        model: Folder or name of the model; else the one that made the index.
-        k: How many pictures.
-        pictures: Where a run's own pictures are now, if the model is a run.
+        words: The sentence, such as "a red seven".
+        index: Folder of the index.
+        model: Folder or name of the model; if not given, the one that made the index.
+        k: Number of pictures to show.
+        pictures: Folder of the data that the model was trained on, if the model is a run.
     """
     found = Index.load(index)
     if not (name := model or found.model_name):
-        raise ValueError(f"{index} does not say where its model is: name it with --model")
+        raise ValueError(f"{index} does not say where its model is: give it with --model")
     if not found.folder.is_dir():
         raise FileNotFoundError(
-            f"the folder {found.folder} of this index is gone: put it back, or index another one"
+            f"the folder {found.folder} of this index is gone: restore it or index another folder"
         )
     encoder, _ = trained_model(name, pictures)
     hits = found.find(encoder, [" ".join(words)], k)[0]
@@ -85,54 +89,45 @@ def search(
         also = f"  (also: {', '.join(map(str, copies))})" if copies else ""
         print(f"{place:4} {hit.similarity:7.3f}  {printable(f'{path}{gone}{also}')}")
     if len(hits) < k:
-        note(f"the index holds no more than {len(hits)} different pictures")
+        note(f"the index holds only {len(hits)} different pictures")
     if any(not (found.folder / hit.file).is_file() for hit in hits):
-        note(f"some of these are gone; to index what is there: cmssf index {found.folder}")
+        note(f"some of these are gone; update the index with: cmssf index {found.folder}")
 
 
 def trained_model(place: str, pictures: str | None = None) -> tuple[CMSSF, str]:
-    """Read a trained CMSSF, to where it runs fastest.
+    """Load a trained CMSSF.
 
     Args:
-        place: A folder that `save_pretrained` wrote, a run's folder with weights, or a name on
-            Hugging Face's hub.
-        pictures: The folder that a run's own pictures are in; None for the recorded one.
+        place: A folder written by `save_pretrained`, a run's folder with weights, or a name on
+            the Hugging Face Hub.
+        pictures: Folder of a run's training data; None for the recorded one.
 
     Returns:
-        The model, and where it can be read again from any folder.
+        The model, and its absolute path (or its name on the Hub), to load it again later.
 
     Raises:
-        FileNotFoundError: If there is none, or it has no weights.
-        ValueError: If it is not a CMSSF, its data are others than it was trained on, or it is
-            damaged.
+        FileNotFoundError: If there is no such model, or it has no weights.
+        ValueError: If it is not a CMSSF, its tokenizer was built from other captions,
+            or it is damaged.
     """
     folder = Path(place).expanduser()
     again = str(folder.resolve()) if folder.is_dir() else place
-    # A run needs its data, for the words of its tokenizer; a folder for the hub has them.
+    # A run needs its data to rebuild the tokenizer; a `save_pretrained` folder holds its words.
     if not any((folder / name).is_file() for name in ("history.csv", "environment.json")):
         return from_pretrained(place), again
     run = Run.load(folder)
     if (method := run.config.get("method", "cmssf")) != "cmssf":
-        raise ValueError(f"the run {folder} trained {method}, which has no space for words")
+        raise ValueError(f"the run {folder} trained {method}, which cannot encode text")
     model, _, _ = load_trained(run, pictures)
     assert isinstance(model, CMSSF)
     return model, again
 
 
 def note(sentence: str) -> None:
-    """Tell what is no result, where it does not mix with the results."""
+    """Print a message to stderr, apart from the results on stdout."""
     print(f"cmssf: {sentence}", file=sys.stderr)
 
 
-def print_copies(index: Index) -> None:
-    """Name the files that hold the same bytes as another."""
-    groups = [files for files in index.files if len(files) > 1]
-    if groups:
-        print("The same file more than once:")
-    for files in groups:
-        print(printable("  " + " = ".join(files)))
-
-
 def printable(text: str) -> str:
-    """Return a path that any terminal can take; bytes that are no letters become "?" signs."""
+    """Return a path that any terminal can print; bytes that are not UTF-8 are replaced."""
     return os.fsencode(text).decode("utf-8", "replace")

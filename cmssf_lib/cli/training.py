@@ -1,4 +1,4 @@
-"""Train, evaluate, reproduce: from a preset to a record."""
+"""``cmssf train``, ``evaluate`` and ``reproduce``: from a preset to a recorded run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,53 +23,55 @@ Data = Annotated[str | None, tyro.conf.arg(name="data", metavar="FOLDER")]
 
 
 def with_pictures(chosen: Preset, folder: str | None) -> Preset:
-    """Return a preset whose pictures are in another folder, if one is given."""
+    """Return the preset with its data in another folder, if one is given."""
     return replace(chosen, data=replace(chosen.data, path=folder)) if folder else chosen
 
 
 def load_trained(run: Run, pictures: str | None) -> tuple[Method, Splits, bool]:
-    """Load the pictures of a run, and its method with its weights.
+    """Load the data of a run, and its method with the trained weights.
 
     Args:
-        run: With weights.
-        pictures: Where its pictures are now; ``None``: where they were.
+        run: A run with weights.
+        pictures: Folder of its data; ``None``: the recorded one.
 
     Returns:
-        The method, the pictures, and whether they are those that it was trained on.
+        The method, the data, and whether the method was trained on these data.
 
     Raises:
         FileNotFoundError: If the run has no weights.
-        ValueError: If the run is damaged, or its tokenizer took its words from captions that are
-            not here.
+        ValueError: If the run is damaged, or its tokenizer was built from other captions.
     """
     chosen = preset_of(run.config)
     splits = load(with_pictures(chosen, pictures).data)
     same = splits.train.fingerprint == run.config.get("data_fingerprint")
     if not same and run.config["method"] == "cmssf" and chosen.text.kind == "scratch":
         raise ValueError(
-            f"the run {run.path} was trained on other data than are here, so the words of its "
-            "tokenizer are not known: name the folder of its pictures with --data"
+            f"the run {run.path} was trained on other data, so the words of its tokenizer are not "
+            "known: give the folder of its training data with --data"
         )
     return trained(run, splits.train), splits, same
 
 
 def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
-    """Train as a preset says, evaluate on the test set once, and write it all down.
+    """Train a method as a preset says, evaluate it once on the test set, and record the run.
 
-    Called again it goes on where it was stopped: in the training, or with the measuring.
+    If a call was interrupted, the same call again resumes it, in the training or the evaluation.
 
-    With 0 epochs nothing is trained: the record says what the fresh weights are worth. Of
-    several processes (``accelerate launch``) all train, and the first one does the rest.
+    With 0 epochs nothing is trained: the run records the results of the initial weights. With
+    several processes (``accelerate launch``), all of them train and the first evaluates.
 
     Args:
-        chosen: The preset, with what was changed.
-        name: Of the method that is trained.
-        folder: Of the run.
-        command: What was typed, for the record.
+        chosen: The preset, with its changes.
+        name: Name of the method.
+        folder: Folder of the run.
+        command: The command line, for the record.
+
+    Returns:
+        The run, with its results if this process evaluated it.
 
     Raises:
-        ValueError: If the folder holds a finished run, or one with another configuration, or if
-            what comes after the training could not be done.
+        ValueError: If the folder holds a finished run or one with another configuration, or if
+            the evaluation after the training would be impossible.
     """
     splits, first = load(chosen.data), machine.process_index() == 0
     training, validation = splits.train.hold_out(chosen.data.validation, chosen.data.seed)
@@ -86,11 +88,11 @@ def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
     method = build(chosen, name, splits.train) if to_train else trained(run, splits.train)
     if first:
         print(
-            f"{name} on {training.name}: {len(training)} pictures to train on, {len(validation)} "
-            f"to validate, {len(splits.test)} to test; in {folder}"
+            f"{name} on {training.name}: {len(training)} pictures for training, {len(validation)} "
+            f"for validation, {len(splits.test)} for testing; the run is in {folder}"
         )
     if so_far == "trained" and first:
-        print("The training is over; what is left is to measure it.")
+        print("The training is complete; only the evaluation is left.")
     if chosen.train.epochs and "mflop_per_picture" not in run.environment:
         if isinstance(method, CMSSF) and chosen.cmssf.freeze_image:
             views, seed = chosen.cmssf.cached_views, chosen.train.seed
@@ -103,7 +105,7 @@ def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
                 return measure.each_epoch(now, training, validation, batch_size)
 
             fit(method, training, chosen.train, run=run, each_epoch=look, watch=measure.print_epoch)
-        # In every process: a step's loss exchanges vectors with the others.
+        # Run this in every process, because the loss gathers embeddings from all of them.
         with on_fastest_device(method) as device:
             batch = next(batches(training.to(device), batch_size))
             part = batch.part(machine.process_index(), machine.process_count())
@@ -118,15 +120,15 @@ def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
 def _measure(
     run: Run, method: Method, splits: Splits, validation: ImageTextData, chosen: Preset
 ) -> None:
-    """Write down what the weights are worth, and the weights."""
+    """Save the weights, evaluate them, and save the results."""
     if not chosen.train.epochs:
         run.environment |= machine.environment(machine.fastest_device())
     if isinstance(method, FusionClassifier) and method.config.kind == "late":
-        method.fit_rule(validation)  # by which the outputs of its models are weighed
+        method.fit_rule(validation)  # fits how the outputs of its models are combined
     run.save_weights(method)
     run.save()
     if machine.process_count() > 1 and (chosen.judge.fine_tune or isinstance(method, MAE)):
-        print(f"trained; fine-tuning takes a single process. Measure it: cmssf evaluate {run.path}")
+        print(f"Training complete. Fine-tuning needs one process: run cmssf evaluate {run.path}")
         return
     run.results, run.outputs = measure.judge(method, splits, chosen)
     run.environment["peak_memory_gb"] = round(machine.peak_memory_gb(), 2)  # evaluation included
@@ -136,24 +138,24 @@ def _measure(
 
 
 def evaluate(run: Positional[str], pictures: Data = None, fine_tuning: bool = True) -> None:
-    """Recompute every number of a run from its weights and the pictures.
+    """Recompute the test results of a run from its weights and the data.
 
-    A run that was stopped before it was measured keeps what is found.
+    If the run has no results yet and the data are those of its training, the results are saved.
 
     Args:
         run: Folder of the run.
-        pictures: Folder of the pictures; else $CMSSF_DATA.
-        fine_tuning: Without it, minutes and not an hour: what trains is left out.
+        pictures: Folder of the pictures; if not given, $CMSSF_DATA.
+        fine_tuning: Include fine-tuning; without it, evaluation takes minutes instead of an hour.
     """
     record = Run.load(run)
     chosen = preset_of(record.config)
     if not fine_tuning:
         if not record.results:
-            raise ValueError(f"{run}: measure all of it first, without --no-fine-tuning")
+            raise ValueError(f"{run} has no results yet: evaluate it without --no-fine-tuning")
         chosen = replace(chosen, fine_tune=replace(chosen.fine_tune, steps=0))
     method, splits, same = load_trained(record, pictures)
     if not same:
-        print("Note: the run was trained on other pictures than these; nothing is written down.")
+        print("Note: the run was trained on other pictures, so nothing is saved.")
     if same and not record.results:
         _, validation = splits.train.hold_out(chosen.data.validation, chosen.data.seed)
         return _measure(record, method, splits, validation, chosen)
@@ -169,17 +171,16 @@ def reproduce(
 ) -> None:
     """Train recorded runs again and compare the results.
 
-    A run that has been reproduced already is compared and not trained again, and one that cannot
-    be made does not keep the others from it.
+    A run that has already been reproduced is only compared. If a run fails, the others continue.
 
     Args:
-        names: Such as quick/cmssf-s0; see: cmssf runs.
-        all: Every recorded run.
-        pictures: Folder of the pictures; else $CMSSF_DATA.
-        to: Where the new runs are written.
+        names: Names of recorded runs, such as quick/cmssf-s0; list them with cmssf runs.
+        all: Reproduce every recorded run.
+        pictures: Folder of the pictures; if not given, $CMSSF_DATA.
+        to: Folder for the new runs.
     """
     if bool(names) == all:
-        raise ValueError("name recorded runs, or take every one with --all; see: cmssf runs")
+        raise ValueError("name recorded runs (see cmssf runs), or choose all with --all")
     root, failed = records(), []
     every = sorted(path.parent.relative_to(root).as_posix() for path in root.rglob("config.json"))
     for name in every if all else names:
@@ -189,7 +190,7 @@ def reproduce(
             print(f"{name}: preset {chosen.name}, {chosen.train.epochs} epochs")
             folder, method = Path(to) / name, recorded.config["method"]
             if (folder / "results.json").is_file():
-                print(f"{folder} is there already")
+                print(f"{folder} exists already and is not trained again")
                 run = Run.load(folder)
             else:
                 run = train_run(chosen, method, folder, f"cmssf reproduce {name}")

@@ -1,9 +1,9 @@
-"""Data: pictures with captions and perhaps sounds, in memory as one `ImageTextData`.
+"""Data: pictures with captions and optional sounds, held in memory as one `ImageTextData`.
 
-`digit_scenes` and `digit_questions` are embedded and need no download; `cifar10` and
-`image_folder` read real pictures. `with_class_captions` and `with_clues` change what is said,
-`with_tones` adds a sound, and `noisy_pixels`, `noisy_sounds`, `delayed` and `mispaired` make the
-data worse. `load` does what a preset names; `batches` hands out what `fit` trains on.
+`digit_scenes` and `digit_questions` make their own pictures and need no download; `cifar10` and
+`image_folder` read real ones. `with_class_captions` and `with_clues` replace the captions,
+`with_tones` adds sounds, and `noisy_pixels`, `noisy_sounds`, `delayed` and `mispaired` corrupt
+the data. `load` makes the data set of a preset; `batches` yields the batches that `fit` uses.
 """
 
 import os
@@ -41,38 +41,38 @@ from cmssf_lib.settings import settings
 
 @settings
 class DataConfig:
-    """Which data: what is seen, what is said and what is heard."""
+    """Describe a data set: its pictures, its texts and its sounds."""
 
-    name: Literal["digit_scenes", "cifar10", "image_folder"]  # which pictures
-    flavour: Literal["plain", "tinted", "colour", "two"]  # of scenes; "two" digits: a question
-    text: Literal["caption", "class", "clue"]  # "class" and no more; a "clue" fits several classes
-    sound: Literal["none", "same", "any"]  # in digit scenes: the digit's tone, any (fits or not?)
+    name: Literal["digit_scenes", "cifar10", "image_folder"]  # source of the pictures
+    flavour: Literal["plain", "tinted", "colour", "two"]  # of scenes; "two" adds a question
+    text: Literal["caption", "class", "clue"]  # a "clue" is true of several classes
+    sound: Literal["none", "same", "any"]  # digit scenes only: the digit's tone, or any digit's
     pixel_noise: NonNegativeFloat  # standard deviation, as a fraction of the pixels' range
-    sound_noise: NonNegativeFloat  # standard deviation; a tone has two sines of 0.5
-    train: PositiveInt  # number of digit scenes to train on; other data is taken whole
+    sound_noise: NonNegativeFloat  # standard deviation; a tone is two sines of amplitude 0.5
+    train: PositiveInt  # number of digit scenes to train on; other data sets are used whole
     test: PositiveInt  # number of digit scenes to test on
-    validation: PositiveInt  # training pictures held out, for every choice made along the way
+    validation: PositiveInt  # number of training pictures held out for making choices
     image_size: PositiveInt  # side of a digit scene, or of an image folder's pictures, in pixels
-    seed: int  # of the digit scenes, clues, tones, noise and of the held-out part
+    seed: int  # of the digit scenes, clues, tones, noise and the held-out part
     path: str | None = None  # folder of the pictures; None: $CMSSF_DATA (CIFAR-10: or a download)
     captions: str | None = None  # table of captions in an image folder; None: class captions
 
 
 def load(config: DataConfig) -> Splits:
-    """Load the data that a preset or a recorded run names.
+    """Load the data set of a preset or of a recorded run.
 
     Args:
-        config: What its fields mean is said beside them.
+        config: The comments in `DataConfig` explain its fields.
 
     Returns:
-        Training and test set. Clues, tones and noise are drawn for each from seeds of its own,
-        which follow from ``config.seed``.
+        Training and test set. Each draws its clues, tones and noise with its own seeds, which
+        are derived from ``config.seed``.
 
     Raises:
-        ValueError: If a field names something unknown, or two fields do not go together: a
-            sound with photographs, a sound or clues with two digits, "image_folder" without a
-            path, captions from a table with other data.
-        FileNotFoundError: If the pictures are not there and cannot be downloaded.
+        ValueError: If two fields contradict each other (sounds with photographs; sounds, clues
+            or class captions with two digits; "image_folder" without a path; a captions table
+            with another source), a number is too small, or the files cannot be used.
+        FileNotFoundError: If the pictures are missing and cannot be downloaded.
     """
     place = config.path or os.environ.get("CMSSF_DATA")
     _require_possible(config, place)
@@ -89,14 +89,14 @@ def load(config: DataConfig) -> Splits:
 
 
 def _require_possible(config: DataConfig, place: str | None) -> None:
-    """Raise a ValueError for what cannot be loaded, before anything is read."""
+    """Raise a ValueError for contradictory fields, before any file is read."""
     scenes, folder = config.name == "digit_scenes", config.name == "image_folder"
     two, sound = scenes and config.flavour == "two", config.sound != "none"
     for impossible, message in (
-        (config.captions and not folder, "captions from a table belong to name='image_folder'"),
+        (config.captions and not folder, "a captions table needs name='image_folder'"),
         (sound and not scenes, "photographs have no sound: set sound='none'"),
         (sound and two, "scenes with two digits have no sound: set sound='none'"),
-        (two and config.text != "caption", "two digits have a question: set text='caption'"),
+        (two and config.text != "caption", "two digits come with a question: set text='caption'"),
         (folder and not place, "image_folder needs train/ and test/ in data.path or CMSSF_DATA"),
     ):
         if impossible:
@@ -104,9 +104,9 @@ def _require_possible(config: DataConfig, place: str | None) -> None:
 
 
 def _changed(data: ImageTextData, config: DataConfig, split: int) -> ImageTextData:
-    """Give one split its clues, tones and noise."""
+    """Apply the configured captions, tones and noise to one split."""
     clue_seed, sound_seed, pixel_seed = (step_seed(config.seed, split, part) for part in range(3))
-    if config.text == "clue":  # before the sound, which may change what the labels mean
+    if config.text == "clue":  # before the sounds, which may change the meaning of the labels
         clues = DIGIT_CLUES if config.name == "digit_scenes" else CIFAR10_CLUES
         data = with_clues(data, clues, clue_seed)
     elif config.text == "class":

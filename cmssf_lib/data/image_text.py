@@ -1,4 +1,4 @@
-"""The one shape all data takes, in memory as a whole, and the batches that a step is given."""
+"""The one format of all data sets, held in memory, and the batches that a step trains on."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,20 +20,20 @@ class ImageTextData:
     """A set of pictures, each with a label and a caption.
 
     Raises:
-        ValueError: If a tensor has another dtype or shape, a label is no index into
-            ``class_names``, a caption is empty, a sound is not finite, or there is no picture.
+        ValueError: If there is no picture, a tensor has the wrong dtype or shape, a label is out
+            of range, a caption is empty or missing, or a sound holds NaN or infinity.
     """
 
     images: UInt8[Tensor, "n 3 height width"]  # RGB
     labels: Int64[Tensor, " n"]  # each an index into `class_names`
     captions: tuple[str, ...]  # one text for each picture
-    class_names: tuple[str, ...]  # what the labels stand for
+    class_names: tuple[str, ...]  # one for each label value
     name: str = "unnamed"  # shown in figures and errors, such as "digit scenes, colour"
-    # What else is known about each picture, (n,) each: of colour scenes which "colour", "ground"
-    # and "size" (indices into the lists of `captions`) and which handwritten digit ("digit_id").
+    # Further facts about each picture, (n,) each. Colour scenes have "colour", "ground" and "size"
+    # (indices into the lists of `captions`) and "digit_id" (which handwritten digit was used).
     attributes: Mapping[str, Tensor] = field(default_factory=dict)
     sounds: Float[Tensor, "n samples"] | None = None  # one waveform for each picture
-    # What a frozen image encoder made of some views of each picture (`train.cache_features`).
+    # Outputs of a frozen image encoder for some views of each picture (`train.cache_features`).
     features: Float[Tensor, "n views length"] | None = None
 
     def __post_init__(self) -> None:
@@ -41,12 +41,12 @@ class ImageTextData:
             raise ValueError(f"{self.name}: {problem}")
 
     def _problems(self) -> Iterator[str]:
-        """Say what is wrong with the data. Each check relies on those before it."""
+        """Yield what is wrong with the data. Each check assumes that the earlier ones passed."""
         if self.images.numel() == 0:
             yield "the data is empty; expected at least one picture"
         n: tuple[int, ...] = self.images.shape[:1]
         attributes = self.attributes.items()
-        for what, tensor, dtype, shape in (  # in a shape, a word is any length but zero
+        for what, tensor, dtype, shape in (  # a word in a shape stands for any length above zero
             ("images", self.images, torch.uint8, ("n", 3, "height", "width")),
             ("labels", self.labels, torch.int64, n),
             ("sounds", self.sounds, torch.float32, (*n, "samples")),
@@ -61,7 +61,7 @@ class ImageTextData:
                 yield f"{what}: expected {dtype} of shape {written}, one for each image; got {got}"
         low, high, classes = int(self.labels.min()), int(self.labels.max()), len(self.class_names)
         if low < 0 or high >= classes:
-            yield f"labels run from {low} to {high}; {classes} classes are 0 to {classes - 1}"
+            yield f"labels run from {low} to {high}, but {classes} classes need 0 to {classes - 1}"
         if len(self.captions) != len(self):
             yield f"{len(self)} images but {len(self.captions)} captions; every image needs one"
         for i, caption in enumerate(self.captions):
@@ -69,29 +69,29 @@ class ImageTextData:
                 yield f"caption {i} is empty; every image needs a text"
         if self.sounds is not None:
             for i in (~self.sounds.isfinite()).any(dim=1).nonzero().flatten().tolist():
-                yield f"sound {i} holds a value that is not finite"
+                yield f"sound {i} holds NaN or infinity"
 
     def __len__(self) -> int:
         return len(self.images)
 
     @cached_property
     def unique_captions(self) -> tuple[str, ...]:
-        """The different captions, in the order of their first appearance."""
+        """The distinct captions, in order of first appearance."""
         return tuple(dict.fromkeys(self.captions))
 
     @cached_property
     def caption_index(self) -> Int64[Tensor, " n"]:
-        """For each picture, where its caption stands in ``unique_captions``; shape ``(n,)``."""
+        """The index of each picture's caption in ``unique_captions``; shape ``(n,)``."""
         place = {caption: i for i, caption in enumerate(self.unique_captions)}
         return torch.tensor([place[c] for c in self.captions], device=self.images.device)
 
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change when an image, label, caption or sound does."""
-        # repr puts each text in quotes: two texts never look like one.
+        # repr quotes each text, so two texts cannot be mistaken for one.
         facts = (tuple(self.images.shape), tuple(self.class_names))
         parts = [facts, self.images, self.labels, tuple(self.captions)]
-        if self.sounds is not None:  # data without them keeps what runs recorded before
+        if self.sounds is not None:  # without sounds the digits stay those of earlier records
             parts += [tuple(self.sounds.shape), self.sounds]
         digest = hashlib.sha256()
         for part in parts:
@@ -100,34 +100,34 @@ class ImageTextData:
         return digest.hexdigest()[:16]
 
     def subset(self, indices: Rows) -> "ImageTextData":
-        """Return the pictures at these places, in this order.
+        """Return the pictures at these indices, in this order.
 
         Args:
-            indices: Whole numbers, or a mask such as ``data.labels == 3``.
+            indices: Integers, or a mask such as ``data.labels == 3``.
 
         Raises:
-            ValueError: If nothing is chosen, or a mask is not as long as the data.
+            ValueError: If nothing is chosen, or a mask and the data differ in length.
         """
         chosen = torch.as_tensor(indices, device=self.images.device)
         mask = chosen.dtype == torch.bool
         if mask and chosen.shape != self.labels.shape:
-            raise ValueError(f"a mask of {len(chosen)} cannot choose among {len(self)} pictures")
+            raise ValueError(f"a mask of length {len(chosen)} does not fit {len(self)} pictures")
         rows = chosen.nonzero().flatten() if mask else chosen.to(torch.int64)
         captions = tuple(self.captions[i] for i in rows.tolist())
         return self._each(lambda tensor: tensor[rows], captions)
 
     def hold_out(self, count: int, seed: int) -> tuple["ImageTextData", "ImageTextData"]:
-        """Split off a validation set, so that choices never look at the test set.
+        """Split off a random validation set, so that no choice depends on the test set.
 
         Args:
-            count: Number of pictures held out, drawn at random.
+            count: Number of pictures to hold out.
             seed: The same seed holds out the same pictures.
 
         Returns:
             The rest, and the held-out part.
 
         Raises:
-            ValueError: If nothing would be held out or nothing left.
+            ValueError: If one of the two parts would be empty.
         """
         if not 0 < count < len(self):
             raise ValueError(f"cannot hold out {count} of {len(self)} pictures")
@@ -139,7 +139,7 @@ class ImageTextData:
         return self._each(lambda tensor: tensor.to(device), self.captions)
 
     def _each(self, change: Callable[[Tensor], Tensor], texts: tuple[str, ...]) -> "ImageTextData":
-        """Return the data with every tensor changed and with these texts for captions."""
+        """Return a copy with ``change`` applied to every tensor, and ``texts`` as captions."""
         own = {name: getattr(self, name) for name in ("images", "labels", "sounds", "features")}
         changed: dict[str, Any] = {k: change(v) for k, v in own.items() if v is not None}
         attributes = {key: change(value) for key, value in self.attributes.items()}
@@ -155,16 +155,16 @@ class Splits(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a training step is given: b pictures, and the u different captions among them."""
+    """The input of a training step: b pictures, and the u distinct captions among them."""
 
     images: UInt8[Tensor, "b 3 height width"]
     labels: Int64[Tensor, " b"]
-    captions: tuple[str, ...]  # different ones: each is encoded once, whoever shares it
-    caption_index: Int64[Tensor, " b"]  # where each picture's caption stands in `captions`
-    index: Int64[Tensor, " b"]  # where each picture stands in the data
+    captions: tuple[str, ...]  # distinct: a caption that several pictures share is encoded once
+    caption_index: Int64[Tensor, " b"]  # of each picture's caption in `captions`
+    index: Int64[Tensor, " b"]  # of each picture in the data
     sounds: Float[Tensor, "b samples"] | None = None
     features: Float[Tensor, "b views length"] | None = None
-    # In a part of a batch: where each caption stands among those of the whole batch.
+    # In a part of a batch: the index of each caption in the captions of the whole batch.
     whole_index: Int64[Tensor, " b"] | None = None
 
     def __len__(self) -> int:
@@ -172,11 +172,11 @@ class Batch:
 
     @property
     def groups(self) -> Int64[Tensor, " b"]:
-        """Equal numbers for equal captions, here and in the other parts of the batch."""
+        """An id of each picture's caption, the same in all parts of a batch."""
         return self.caption_index if self.whole_index is None else self.whole_index
 
     def part(self, number: int, of: int) -> "Batch":
-        """Return part ``number``, from 0, ``of`` so many equal ones; each process trains on one."""
+        """Return part ``number`` (from 0) of ``of`` equal parts; each process trains on one."""
         first, last = number * len(self) // of, (number + 1) * len(self) // of
         rows = torch.arange(first, last, device=self.index.device)
         part = make_batch(self, rows)
@@ -184,10 +184,10 @@ class Batch:
 
 
 def make_batch(source: ImageTextData | Batch, rows: Int64[Tensor, " b"]) -> Batch:
-    """Collect some pictures of the data, or of a larger batch, and the captions among them."""
+    """Make a batch of these rows of a data set or of a larger batch."""
     captions = source.captions if isinstance(source, Batch) else source.unique_captions
     used, caption_index = torch.unique(source.caption_index[rows], return_inverse=True)
-    # images[rows] would copy byte by byte; index_select copies whole pictures, ten times as fast.
+    # index_select copies whole pictures: ten times as fast as images[rows], which copies bytes.
     return Batch(
         images=source.images.index_select(0, rows),
         labels=source.labels[rows],
@@ -209,32 +209,32 @@ def batches(
     shuffle: bool = True,
     drop_last: bool = True,
 ) -> Iterator[Batch]:
-    """Go through the data once.
+    """Iterate over the data once.
 
-    The order follows from ``seed`` and ``epoch`` alone, so a run that was interrupted after
-    ``start`` batches goes on with the same epoch where it stopped.
+    The order depends only on ``seed`` and ``epoch``, so a run that was interrupted after
+    ``start`` batches can continue the same epoch.
 
     Args:
-        data: Already on the device it is wanted on.
-        batch_size: Pictures in each batch.
+        data: Already on the device where the batches are needed.
+        batch_size: Number of pictures in each batch.
         seed: Of the run.
-        epoch: Counted from 0; every epoch has an order of its own.
-        start: Number of batches to leave out at the beginning.
-        shuffle: If false, the data's own order.
-        drop_last: Leave out a last batch that is not full. A contrastive loss needs it: its
-            value depends on the size of the batch.
+        epoch: Counted from 0; every epoch has its own order.
+        start: Number of batches to skip at the beginning.
+        shuffle: If false, keep the order of the data.
+        drop_last: Skip a last batch that is not full. Contrastive losses need this, because
+            their value depends on the batch size.
 
     Yields:
         One `Batch` after another.
 
     Raises:
-        ValueError: If the batch size is not positive, or no full batch can be made.
+        ValueError: If the batch size is not positive, or ``drop_last`` would skip everything.
     """
     n = len(data)
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive; got {batch_size}")
     if drop_last and n < batch_size:
-        raise ValueError(f"{data.name} holds {n} pictures, fewer than one batch of {batch_size}")
+        raise ValueError(f"{data.name} has {n} pictures, too few for a batch of {batch_size}")
     random = torch.Generator().manual_seed(step_seed(seed, epoch))
     order = torch.randperm(n, generator=random) if shuffle else torch.arange(n)
     if drop_last:

@@ -1,8 +1,8 @@
-"""Pictures in files: CIFAR-10, and any folder of pictures, decoded once and kept in the cache.
+"""Pictures from files: CIFAR-10, or any folder of pictures, decoded once and then cached.
 
 Decoding tens of thousands of small files takes a while. The cache ($CMSSF_CACHE, by default
-``~/.cache/cmssf``) remembers name, size and time of every picture: a changed folder is decoded
-again.
+``~/.cache/cmssf``) remembers the name, size and modification time of every picture, so a
+changed folder is decoded again.
 """
 
 import hashlib
@@ -29,59 +29,57 @@ from cmssf_lib.files import read_tensors, write_tensors
 
 SPLITS = ("train", "test")
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
-CACHE_FORMAT = "cmssf-pictures-3"  # a higher number makes every cache be made again
+CACHE_FORMAT = "cmssf-pictures-3"  # a new number invalidates all existing caches
 
 
 class Listing(NamedTuple):
-    """The pictures of one split, ``folder/<class>/*``, not yet read."""
+    """The picture files of one split, ``folder/<class>/*``, before they are read."""
 
     folder: Path  # named after the split
     classes: tuple[str, ...]
-    files: list[str]  # "<split>/<class>/<name>": sixty thousand Path objects would take too long
+    files: list[str]  # "<split>/<class>/<name>", as str: 60,000 Path objects would take too long
 
 
 def cache_folder() -> Path:
-    """Return where decoded pictures are kept: $CMSSF_CACHE, or ``~/.cache/cmssf``."""
+    """Return the cache folder: $CMSSF_CACHE, or ``~/.cache/cmssf``."""
     return Path(os.environ.get("CMSSF_CACHE") or "~/.cache/cmssf").expanduser()
 
 
 def cifar10(path: str | Path | None = None) -> Splits:
     """Load CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 photographs, 32×32, ten classes.
 
-    Looked for in this order: torchvision's files and an image folder (``train/<class>/*``,
-    ``test/<class>/*``), each in ``path`` itself and in ``path/cifar10``; else it is downloaded
-    there, with torchvision's checksum.
+    The search goes first to ``path``, then to ``path/cifar10``. In each it looks for
+    torchvision's files, then for an image folder (``train/<class>/*``, ``test/<class>/*``). If
+    nothing is found, torchvision downloads its files to ``path`` and checks them.
 
     Args:
-        path: A folder; ``None`` for $CMSSF_DATA, and without that ``~/.cache/cmssf/data``.
+        path: A folder; by default $CMSSF_DATA, or ``data`` in `cache_folder` if that is not set.
 
     Returns:
         Training and test set with class captions ("a photo of an automobile").
 
     Raises:
-        FileNotFoundError: If the pictures are not there and cannot be downloaded.
-        ValueError: If torchvision's files there are damaged, or an image folder does not hold
-            the ten classes at 32×32 pixels.
+        FileNotFoundError: If the pictures are missing and cannot be downloaded.
+        ValueError: If torchvision's files are damaged, or an image folder does not hold ten
+            classes of 32×32 pixels.
     """
     root = Path(path or os.environ.get("CMSSF_DATA") or cache_folder() / "data").expanduser()
     for folder in (root, root / "cifar10"):
-        if (folder / CIFAR10.base_folder).is_dir():
+        if (files := folder / CIFAR10.base_folder).is_dir():
             try:
                 return _from_torchvision(folder, download=False)
             except RuntimeError as error:
                 raise ValueError(
-                    f"{folder / CIFAR10.base_folder} is incomplete or damaged, by torchvision's "
-                    "checksums: delete it, and CIFAR-10 is downloaded again"
+                    f"{files} is incomplete or damaged: delete it to download CIFAR-10 again"
                 ) from error
         if all((folder / split).is_dir() for split in SPLITS):
-            # JPEG loses a little of a picture: figures made from such files have to say so.
+            # JPEG compression loses detail, so figures must name such a copy.
             kind = "JPEG copy" if any(folder.glob("train/*/*.jp*g")) else "image folder"
             splits = image_folder(folder, name=f"CIFAR-10, {kind}")
             classes, side = len(splits.train.class_names), tuple(splits.train.images.shape[2:])
             if classes != 10 or side != (32, 32):
                 raise ValueError(
-                    f"{folder} is not CIFAR-10: expected 10 classes of 32×32 pixels, got {classes} "
-                    f"of {side}"
+                    f"{folder}: CIFAR-10 has 10 classes of 32×32, not {classes} of {side}"
                 )
             return splits
     try:
@@ -89,9 +87,9 @@ def cifar10(path: str | Path | None = None) -> Splits:
         return _from_torchvision(root, download=True)
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
-            f"CIFAR-10 is not in {root} and could not be downloaded: put torchvision's "
+            f"CIFAR-10 is not in {root} and could not be downloaded. Put torchvision's "
             f"{CIFAR10.base_folder}/ or an image folder (train/<class>/*, test/<class>/*) there, "
-            "or name its place in CMSSF_DATA; the preset 'quick' needs none of it"
+            "or set CMSSF_DATA to its location. The preset 'quick' does not need it"
         ) from error
 
 
@@ -118,17 +116,17 @@ def image_folder(
     Args:
         path: The folder that holds ``train`` and ``test``.
         image_size: Every picture is cropped to its central square and resized to this side;
-            ``None`` demands that all have one size already.
-        captions: A table (.csv, .jsonl) with a caption for every picture: ``file_name``, which
-            begins with the split ("train/boat/1.png"), and ``text``. A relative path begins in
-            ``path``. ``None`` for class captions.
-        name: Shown in figures; by default the folder's own.
+            ``None`` requires that all pictures have the same size already.
+        captions: A table (.csv, .jsonl) with a caption for every picture, in the columns
+            ``file_name`` ("train/boat/1.png", starting with the split) and ``text``. A relative
+            path starts in ``path``. ``None`` for class captions.
+        name: Shown in figures; by default the name of the folder.
 
     Returns:
         Training and test set; the classes are the sorted names of the class folders.
 
     Raises:
-        FileNotFoundError: If the folder, a split, any picture in it, or the table is missing.
+        FileNotFoundError: If the folder, a split or the table is missing, or a split is empty.
         ValueError: If the splits hold different classes, there is only one class, a picture
             cannot be read, sizes differ, or captions and pictures do not match one to one.
     """
@@ -138,7 +136,7 @@ def image_folder(
         different = sorted({*train.classes} ^ {*test.classes})
         raise ValueError(f"{root}: train and test hold different classes: {different[:5]}")
     said: dict[str, str] = {}
-    if captions is not None:  # before any picture is read, which may take long
+    if captions is not None:  # check them before reading the pictures, which may take long
         table = root / Path(captions).expanduser()
         said = read_captions(table, [*train.files, *test.files])
     classes, splits = train.classes, []
@@ -160,40 +158,35 @@ def list_pictures(folder: Path) -> Listing:
         ValueError: If there are fewer than two classes.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no folder {folder}: pictures are laid out as train/<class>/* and test/<class>/*"
-        )
+        raise FileNotFoundError(f"no folder {folder}: expected train/<class>/* and test/<class>/*")
     classes = sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
     if len(classes) < 2:
         raise ValueError(f"{folder}: found {len(classes)} class folder(s); at least two are needed")
-    # glob passes over hidden files: what macOS calls "._cat.jpg" is no picture.
+    # glob skips hidden files such as "._cat.jpg", which macOS writes and which are not pictures.
     found = glob(f"{folder.name}/*/*", root_dir=folder.parent)
     found = sorted((file for file in found if file.lower().endswith(ENDINGS)), key=os.path.split)
     if not found:
-        raise FileNotFoundError(
-            f"no picture in {folder}: expected files ending in {', '.join(ENDINGS)} in its folders"
-        )
+        raise FileNotFoundError(f"no picture in {folder}/*: expected {', '.join(ENDINGS)} files")
     return Listing(folder, tuple(classes), [file.replace(os.sep, "/") for file in found])
 
 
 def read_pictures(listing: Listing, size: int | None) -> UInt8[Tensor, "n 3 h w"]:
-    """Return the pictures of one split, from the cache if the folder has not changed.
+    """Return the pictures of one split, from the cache if no file has changed.
 
     Args:
-        listing: What `list_pictures` found.
-        size: Side to which each picture's central square is resized; ``None``: not at all.
+        listing: The result of `list_pictures`.
+        size: Side to which each picture's central square is resized; ``None`` for no resizing.
 
     Raises:
         ValueError: If a picture cannot be read, or sizes differ.
     """
     folder = listing.folder
     paths = [f"{folder.parent}/{file}" for file in listing.files]
-    stats = [os.stat(path) for path in paths]
-    facts = repr((listing.files, [(s.st_size, s.st_mtime_ns) for s in stats]))
-    digest = hashlib.sha256(facts.encode()).hexdigest()  # changes when a file does
+    facts = [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, paths)]
+    digest = hashlib.sha256(repr((listing.files, facts)).encode()).hexdigest()
     key = hashlib.sha256(f"{folder.resolve()} {size}".encode()).hexdigest()[:16]
     cached = cache_folder() / f"images-{key}.safetensors"
-    # A missing or damaged cache is no loss: the pictures are decoded again.
+    # If the cache is missing or damaged, the pictures are simply decoded again.
     with suppress(OSError, ValueError):
         tensors, about = read_tensors(cached, CACHE_FORMAT)
         if about["listing"] == digest:
@@ -201,45 +194,43 @@ def read_pictures(listing: Listing, size: int | None) -> UInt8[Tensor, "n 3 h w"
     images = _decode(paths, size, folder)
     try:
         write_tensors(cached, {"images": images}, {"format": CACHE_FORMAT, "listing": digest})
-    except (OSError, SafetensorError) as error:  # the pictures are there all the same
+    except (OSError, SafetensorError) as error:  # only a warning: the pictures can be used anyway
         warnings.warn(
-            f"the decoded pictures could not be kept in {cached.parent} ({error}): they will "
-            "be decoded again next time. CMSSF_CACHE names another place",
+            f"cannot keep the decoded pictures in {cached.parent} ({error}): they will be decoded "
+            "again next time. Set CMSSF_CACHE to another folder",
             stacklevel=3,
         )
     return images
 
 
 def _decode(paths: list[str], size: int | None, folder: Path) -> UInt8[Tensor, "n 3 h w"]:
-    """Read all the pictures of a split."""
+    """Decode all pictures of a split."""
     read = partial(read_picture, image_size=size)
     arrays = thread_map(read, paths, desc=f"reading {folder.name}", leave=False, disable=None)
     odd = [p for p, array in zip(paths, arrays, strict=True) if array.shape != arrays[0].shape]
     if odd:
-        raise ValueError(
-            f"the pictures in {folder} differ in size (first seen at {odd[0]}): give an image_size"
-        )
+        raise ValueError(f"{folder}: pictures differ in size (first at {odd[0]}): set image_size")
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
 
 def read_picture(file: str | Path, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode one picture to RGB, the way it is held (as its EXIF data say).
+    """Decode one picture to RGB, upright according to its EXIF data.
 
     Args:
         file: Its path.
-        image_size: Side to which its central square is resized; ``None``: not at all.
+        image_size: Side to which its central square is resized; ``None`` for no resizing.
 
     Raises:
         ValueError: If it cannot be read; the message names it.
     """
     try:
         with Image.open(file) as opened:
-            ImageOps.exif_transpose(opened, in_place=True)  # a photo taken sideways stands up
+            ImageOps.exif_transpose(opened, in_place=True)
             picture: Image.Image = opened
-            if picture.mode.startswith("I"):  # 16 bits of grey, all white if they were cut to 8
+            if picture.mode.startswith("I"):  # 16-bit grey; convert("RGB") would make it all white
                 picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
             picture = picture.convert("RGB")
-    # Pillow has several ways to say that a file is damaged.
+    # Pillow raises several kinds of error for damaged files.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read the picture {file}: {error}") from error
     if image_size is not None and picture.size != (image_size, image_size):

@@ -1,4 +1,4 @@
-"""Two-digit scenes with a question: neither the picture nor the question knows the answer."""
+"""Two-digit scenes with a question; the answer needs both the picture and the question."""
 
 from itertools import permutations, product
 
@@ -7,17 +7,8 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from cmssf_lib.captions import COLOURS, DIGIT_WORDS, GROUNDS
+from cmssf_lib.data import scenes
 from cmssf_lib.data.image_text import ImageTextData, Splits
-from cmssf_lib.data.scenes import (
-    SIDES,
-    both_splits,
-    grounds,
-    handwritten,
-    inks,
-    place,
-    to_uint8,
-    uniform,
-)
 from cmssf_lib.machine import step_seed
 
 ANSWERS = (*DIGIT_WORDS, *COLOURS, "left", "right")
@@ -26,22 +17,22 @@ ANSWERS = (*DIGIT_WORDS, *COLOURS, "left", "right")
 def ask(
     left_digit: int, right_digit: int, left_colour: str, right_colour: str
 ) -> list[tuple[str, str, str]]:
-    """Write down every question that one scene answers.
+    """List every question about one scene, with its answer.
 
     Args:
         left_digit: 0 to 9.
-        right_digit: Another one.
-        left_colour: A word of `cmssf_lib.captions.COLOURS`.
-        right_colour: Another one.
+        right_digit: 0 to 9, different from the left one.
+        left_colour: A colour name in `cmssf_lib.captions.COLOURS`.
+        right_colour: Another one of these.
 
     Returns:
-        Twelve times (question, answer, kind). The first four kinds of `QUESTION_KINDS` ask by
-        place and come once; of the other four there are two each, for the left and the right
-        digit.
+        Twelve tuples (question, answer, kind). The first four kinds of `QUESTION_KINDS` ask
+        about a place and have one question each. The other four kinds have two questions each,
+        one for the left and one for the right digit.
 
     Raises:
-        ValueError: If the digits or the colours are the same, so that a question would have
-            two answers, or there is no such digit or colour.
+        ValueError: If a digit or a colour is unknown, or both are the same, so that a question
+            would have two answers.
     """
     digits, colours = (left_digit, right_digit), (left_colour, right_colour)
     if left_digit == right_digit or not {*digits} <= {*range(10)}:
@@ -64,40 +55,41 @@ QUESTION_KINDS = tuple(dict.fromkeys(kind for _, _, kind in ask(0, 1, "red", "cy
 
 
 def digit_questions(*, train: int, test: int, image_size: int = 16, seed: int = 0) -> Splits:
-    """Compose scenes with two digits, and ask each scene one question.
+    """Compose scenes with two digits, and ask one question about each.
 
     Two different digits of different colours stand in the left and the right half of one
-    textured ground. The caption is a question, the label its answer. Every scene is drawn
-    anew, so a held-out part shares no picture with the rest.
+    textured ground. The caption is a question, and the label is its answer. Every scene is
+    composed separately, so a held-out part shares no picture with the rest.
 
     Args:
         train: Number of training scenes.
         test: Number of test scenes, made from other handwritten digits.
         image_size: Height of the canvas in pixels, at least 12; it is twice as wide.
-        seed: The same seed gives the same scenes on any machine of the same kind.
+        seed: The same seed gives the same scenes on every machine of the same kind.
 
     Returns:
-        Training and test set; the classes are `ANSWERS`. The attributes "left_digit" and
-        "right_digit" are digits, "left_colour", "right_colour" and "ground" indices into the
-        lists of `cmssf_lib.captions`, "left_id" and "right_id" say which handwritten digits
-        were used, and "kind" is an index into `QUESTION_KINDS`. Each kind is equally frequent.
+        Training and test set with `ANSWERS` as the classes. The attributes "left_digit" and
+        "right_digit" are digits; "left_colour", "right_colour" and "ground" are indices into
+        the lists of `cmssf_lib.captions`; "left_id" and "right_id" say which handwritten digits
+        were used; "kind" is an index into `QUESTION_KINDS`. All kinds are equally frequent, up
+        to one question.
 
     Raises:
         ValueError: If a number is too small.
     """
     seeds = [step_seed(seed, split) for split in (0, 1)]
-    return both_splits(_compose, train, test, image_size, seeds)
+    return scenes.both_splits(_compose, train, test, image_size, seeds)
 
 
 def _compose(n: int, digit_ids: Int64[Tensor, " m"], size: int, seed: int) -> ImageTextData:
-    """Draw ``n`` scenes from the digits ``digit_ids``, and a question for each."""
+    """Compose ``n`` scenes with handwritten digits from ``digit_ids``, and draw the questions."""
     random = torch.Generator().manual_seed(seed)
-    ink, written = handwritten()
+    ink, written = scenes.handwritten()
     facts = {}
     for key, count in (("digit", 10), ("colour", len(COLOURS))):
         facts[f"left_{key}"] = torch.randint(count, (n,), generator=random)
-        further = torch.randint(1, count, (n,), generator=random)  # any but the left one's
-        facts[f"right_{key}"] = (facts[f"left_{key}"] + further) % count
+        other = torch.randint(1, count, (n,), generator=random)  # never 0: the two must differ
+        facts[f"right_{key}"] = (facts[f"left_{key}"] + other) % count
     facts["ground"] = torch.randint(len(GROUNDS), (n,), generator=random)
     for side in ("left", "right"):
         rows = facts[f"{side}_id"] = torch.empty(n, dtype=torch.int64)
@@ -106,43 +98,45 @@ def _compose(n: int, digit_ids: Int64[Tensor, " m"], size: int, seed: int) -> Im
             pool = digit_ids[written[digit_ids] == digit]
             rows[drawn] = pool[torch.randint(len(pool), (int(drawn.sum()),), generator=random)]
 
-    # A square ground of the canvas's width, of which the canvas takes the upper half.
-    images = grounds(facts["ground"], 2 * size, random)[:, :, :size]
+    # Draw square grounds as wide as the canvas, and use their upper half.
+    images = scenes.grounds(facts["ground"], 2 * size, random)[:, :, :size]
     for half, side in zip(torch.split(images, size, dim=3), ("left", "right"), strict=True):
-        placed = place(ink[facts[f"{side}_id"]], uniform(n, *SIDES[1], random), size, random)
-        colour = inks(facts[f"{side}_colour"], random)
+        lengths = scenes.uniform(n, *scenes.SIDES[1], random)
+        placed = scenes.place(ink[facts[f"{side}_id"]], lengths, size, random)
+        colour = scenes.inks(facts[f"{side}_colour"], random)
         half.lerp_(colour[:, :, None, None].expand_as(half), placed.expand_as(half))
 
     facts["kind"] = torch.randperm(n, generator=random) % len(QUESTION_KINDS)
     which = torch.randint(2, (n,), generator=random)
     keys = ("left_digit", "right_digit", "left_colour", "right_colour", "kind")
     words, asked = tuple(COLOURS), []
-    scenes = torch.stack([*(facts[key] for key in keys), which], dim=1)
-    for one, other, left, right, kind, pick in scenes.tolist():
+    table = torch.stack([*(facts[key] for key in keys), which], dim=1)
+    for one, other, left, right, kind, pick in table.tolist():
         questions = ask(one, other, words[left], words[right])
-        # Four kinds with one question each stand first, then four with two each.
+        # First come four kinds with one question each, then four kinds with two each.
         asked.append(questions[kind if kind < 4 else 2 * kind - 4 + pick])
     captions, answers, _ = zip(*asked, strict=True)
+    images = scenes.to_uint8(images)
     labels = torch.tensor([ANSWERS.index(answer) for answer in answers])
-    return ImageTextData(to_uint8(images), labels, captions, ANSWERS, "digit scenes, two", facts)
+    return ImageTextData(images, labels, captions, ANSWERS, "digit scenes, two", facts)
 
 
 def question_table() -> Float64[Tensor, "pictures questions answers"]:
-    """Return how often each picture, question and answer of `digit_questions` come together.
+    """Return the joint distribution of picture, question and answer in `digit_questions`.
 
-    What counts as a picture here is what it shows: which digit and which colour stands where.
+    Pictures that show the same digits in the same colours and places count as one here.
 
     Returns:
         Probabilities ``(1080, 32, 16)`` that sum to one; the answers are `ANSWERS`.
     """
-    scenes = product(permutations(range(10), 2), permutations(COLOURS, 2))
-    pictures = [ask(*digits, *colours) for digits, colours in scenes]
+    pairs = product(permutations(range(10), 2), permutations(COLOURS, 2))
+    pictures = [ask(*digits, *colours) for digits, colours in pairs]
     questions = list(dict.fromkeys(question for asked in pictures for question, _, _ in asked))
     joint = torch.zeros(len(pictures), len(questions), len(ANSWERS), dtype=torch.float64)
     for row, asked in enumerate(pictures):
         kinds = [kind for _, _, kind in asked]
         for question, answer, kind in asked:
-            # Every kind is equally likely, and so is each of the questions of one kind.
+            # All kinds are equally likely, and so are the questions of one kind.
             share = 1 / len(pictures) / len(QUESTION_KINDS) / kinds.count(kind)
             joint[row, questions.index(question), ANSWERS.index(answer)] += share
     return joint

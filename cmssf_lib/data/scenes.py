@@ -1,8 +1,8 @@
-"""Digit scenes: data that needs no download, and of which every fact is known.
+"""Digit scenes: data that needs no download and in which every fact is known.
 
-Real handwritten digits (scikit-learn's 1,797, 8×8 pixels) are put on small canvases. The
-test scenes use digits that never occur in training, so what is measured on them is
-recognition and not memory. Every digit also has a sound, its telephone tone.
+Real handwritten digits (scikit-learn's 1,797, 8×8 pixels) are placed on small canvases. The
+test scenes use digits that never occur in training, so they measure recognition rather than
+memory. Every digit also has a sound, its telephone tone.
 """
 
 import math
@@ -19,22 +19,20 @@ from torch.nn import functional as F
 from cmssf_lib.captions import COLOURS, DIGIT_WORDS, GROUNDS, SIZES, named_by_class, scene_caption
 from cmssf_lib.data.image_text import ImageTextData, Splits
 
-#: Telephone keys: the two frequencies, in hertz, that sound together for each digit, those of its
-#: row and its column (dual-tone multi-frequency, ITU-T Q.23). 0 stands below 8, then come 1 to 9.
+#: For each digit, the frequencies in hertz of its row and its column on a telephone keypad, which
+#: sound together (dual-tone multi-frequency, ITU-T Q.23). The 0 comes first; it is below the 8.
 DTMF_HERTZ = ((941, 1336), *product((697, 770, 852), (1209, 1336, 1477)))
 SAMPLE_RATE = 8000
-#: Of a scene's sound: the whole record, and the tone at its beginning, which may be delayed.
+#: Length of a scene's recording, and of the tone at its start. `delayed` moves the tone.
 SOUND_SECONDS, TONE_SECONDS = 0.1, 0.05
 
 PLAIN_SIDE = (0.5, 0.8)  # range of the digit's side, as a fraction of the canvas
 SIDES = ((0.50, 0.60), (0.75, 0.90))  # the same in colour scenes, for each word in SIZES
-TURN = 0.25  # radians either way
+TURN = 0.25  # largest rotation either way, in radians
 Index = Int64[Tensor, " n"]
 Shape = int | tuple[int, ...]
+Bound = float | Float[Tensor, " n"]
 FLAVOURS = ("plain", "tinted", "colour")
-
-# Torch's default may be float64, which would also draw other numbers: scenes are always float32.
-rand, randn = (partial(draw, dtype=torch.float32) for draw in (torch.rand, torch.randn))
 
 
 def digit_scenes(
@@ -42,22 +40,23 @@ def digit_scenes(
 ) -> Splits:
     """Compose scenes with one digit each (`digit_questions` makes those with two).
 
-    - **plain**: a white digit at a random place, size and turn on black. Its caption names
+    - **plain**: a white digit of random size, place and rotation on black. Its caption names
       the class: "a photo of a seven".
     - **tinted**: the plain scenes of the same seed, each in a random colour that the caption
-      does not mention. Its brightest channel is 1: the maximum over channels is the plain scene.
-    - **colour**: a digit of some colour on a coloured, textured ground. Its caption names all
-      of it: "a photo of a small red seven on a blue background".
+      does not mention. The colour's brightest channel is 1, so the maximum over the channels
+      is the plain scene.
+    - **colour**: a coloured digit on a textured ground of another colour. Its caption names
+      everything: "a photo of a small red seven on a blue background".
 
     Args:
         flavour: "plain", "tinted" or "colour".
         train: Number of training scenes.
         test: Number of test scenes, made from other handwritten digits.
         image_size: Side of the canvas in pixels, at least 12.
-        seed: The same seed gives the same scenes on any machine of the same kind.
+        seed: The same seed gives the same scenes on every machine of the same kind.
 
     Returns:
-        Training and test set, classes "zero" to "nine".
+        Training and test set with the classes "zero" to "nine".
 
     Raises:
         ValueError: If the flavour is unknown, or a number is too small.
@@ -71,30 +70,29 @@ def digit_scenes(
 def both_splits(
     compose: Callable[..., ImageTextData], train: int, test: int, image_size: int, seeds: list[int]
 ) -> Splits:
-    """Compose training and test scenes from different digits: ``compose(n, ids, size, seed)``."""
+    """Call ``compose(n, ids, size, seed)`` for each split, with different handwritten digits."""
     if train < 1 or test < 1 or image_size < 12:
         raise ValueError(
-            f"expected at least one scene a split and 12 pixels; got train={train}, test={test}, "
-            f"image_size={image_size}"
+            f"need at least 1 scene per split and 12 pixels; got {train=}, {test=}, {image_size=}"
         )
     parts = zip((train, test), digit_split(), seeds, strict=True)
     return Splits(*(compose(n, ids, image_size, seed) for n, ids, seed in parts))
 
 
 def digit_split() -> tuple[Int64[Tensor, " m"], Int64[Tensor, " k"]]:
-    """Divide the handwritten digits, for every seed alike: a quarter is kept for testing."""
+    """Return the ids of the training digits and of the test digits (a quarter), always the same."""
     order = torch.randperm(1797, generator=Generator().manual_seed(0))
     return order[449:], order[:449]
 
 
 def handwritten() -> tuple[Float[Tensor, "n 1 8 8"], Index]:
-    """Return scikit-learn's handwritten digits, 1 where there is ink, and which digits they are."""
+    """Return scikit-learn's handwritten digits, with 1 for full ink, and their labels."""
     ink, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
     return ink.float().view(-1, 1, 8, 8) / 16, labels.long()
 
 
 def _compose(flavour: str, n: int, digit_ids: Index, size: int, seed: int) -> ImageTextData:
-    """Draw ``n`` scenes from the digits ``digit_ids``."""
+    """Compose ``n`` scenes with handwritten digits from ``digit_ids``."""
     random = Generator().manual_seed(seed)
     ink, written = handwritten()
     chosen = digit_ids[torch.randint(len(digit_ids), (n,), generator=random)]
@@ -105,7 +103,7 @@ def _compose(flavour: str, n: int, digit_ids: Index, size: int, seed: int) -> Im
         for key, words in (("colour", COLOURS), ("ground", GROUNDS), ("size", SIZES)):
             attributes[key] = torch.randint(len(words), (n,), generator=random)
         low, high = torch.tensor(SIDES, dtype=torch.float32)[attributes["size"]].T
-        ink = place(ink, low + (high - low) * rand(n, generator=random), size, random)
+        ink = place(ink, uniform(n, low, high, random), size, random)
         colour = inks(attributes["colour"], random)
         ground = grounds(attributes["ground"], size, random)
         images = ink * colour[:, :, None, None] + (1 - ink) * ground
@@ -115,8 +113,7 @@ def _compose(flavour: str, n: int, digit_ids: Index, size: int, seed: int) -> Im
             for digit, colour, ground, side in facts.tolist()
         )
     else:
-        side = uniform(n, *PLAIN_SIDE, random)
-        images = place(ink, side, size, random).expand(n, 3, size, size)
+        images = place(ink, uniform(n, *PLAIN_SIDE, random), size, random).expand(n, 3, size, size)
         if flavour == "tinted":
             tint = uniform((n, 3), 0, 1, random)
             attributes["tint"] = tint / tint.amax(dim=1, keepdim=True)
@@ -129,19 +126,19 @@ def _compose(flavour: str, n: int, digit_ids: Index, size: int, seed: int) -> Im
 def place(
     ink: Float[Tensor, "n 1 8 8"], side: Float[Tensor, " n"], size: int, random: Generator
 ) -> Float[Tensor, "n 1 size size"]:
-    """Put each digit on an empty canvas, slightly turned, anywhere it fits.
+    """Put each digit on an empty canvas, slightly rotated, at a random place inside.
 
     Args:
-        ink: The digits, 1 where there is ink.
+        ink: The digits, with 1 for full ink.
         side: Each digit's side as a fraction of the canvas.
         size: Side of the canvas in pixels.
-        random: Draws place and turn.
+        random: Generator for the places and rotations.
     """
     n = len(ink)
     turn = uniform(n, -TURN, TURN, random)
     centre = uniform((n, 2), -1, 1, random) * (1 - side)[:, None]
-    # affine_grid asks, for each pixel of the canvas, where in the digit it comes from:
-    # shift the centre to the origin, turn back, divide by the side.
+    # affine_grid needs the map from a pixel of the canvas to its source in the digit: shift the
+    # digit's centre to the origin, rotate back, divide by the side.
     cos, sin = torch.cos(turn) / side, torch.sin(turn) / side
     rotation = torch.stack([cos, sin, -sin, cos], dim=1).view(n, 2, 2)
     shift = -rotation @ centre[:, :, None]  # (n, 2, 1)
@@ -150,7 +147,7 @@ def place(
 
 
 def grounds(index: Index, size: int, random: Generator) -> Float[Tensor, "n 3 size size"]:
-    """Draw the `GROUNDS` at these places: stripes of some direction, width and phase, and grain."""
+    """Draw grounds in these colours of `GROUNDS`, with random stripes and grain."""
     n = len(index)
     angle = uniform((n, 1, 1), 0, math.pi, random)
     waves = uniform((n, 1, 1), 1, 3, random)
@@ -159,7 +156,7 @@ def grounds(index: Index, size: int, random: Generator) -> Float[Tensor, "n 3 si
     line = torch.linspace(0, 1, size, dtype=torch.float32)
     along = line * torch.cos(angle) + line[:, None] * torch.sin(angle)  # (n, size, size)
     stripes = strength * torch.sin(2 * math.pi * waves * along + phase)
-    texture = stripes + 0.03 * randn((n, size, size), generator=random)
+    texture = stripes + gaussian((n, size, size), 0.03, random)
     return shades(GROUNDS, index)[:, :, None, None] + texture[:, None]
 
 
@@ -175,56 +172,64 @@ def tones(
 
     Args:
         labels: Digits 0 to 9.
-        seed: Draws phases and noise.
-        seconds: Length of each record.
-        noise: Standard deviation of the added noise; each sine has amplitude 0.5. The noise
-            is heard through the whole record.
-        sounding: For how many seconds from its beginning the tone sounds; ``None`` for all.
+        seed: Of the phases and the noise.
+        seconds: Length of each recording.
+        noise: Standard deviation of the noise, which fills the whole recording; each sine has
+            amplitude 0.5.
+        sounding: Length of the tone in seconds, from the start of the recording; ``None`` for
+            the whole recording.
 
     Returns:
-        Waveforms at `SAMPLE_RATE` samples a second, float32.
+        Waveforms at `SAMPLE_RATE` samples per second, float32.
 
     Raises:
         ValueError: If a label is not a digit, the noise is negative, or the tone is longer
-            than the record.
+            than the recording.
     """
     if len(labels) and (labels.min() < 0 or labels.max() > 9):
         raise ValueError("only the digits 0 to 9 have a telephone tone")
-    require_deviation("the noise", noise)
     random = Generator().manual_seed(seed)
     n, samples = len(labels), round(seconds * SAMPLE_RATE)
     end = samples if sounding is None else round(sounding * SAMPLE_RATE)
     if not 0 <= end <= samples:
-        raise ValueError(f"a tone of {sounding} s does not fit a record of {seconds} s")
+        raise ValueError(f"a tone of {sounding} s does not fit a recording of {seconds} s")
     time = torch.arange(samples, dtype=torch.float32) / SAMPLE_RATE
     hertz = torch.tensor(DTMF_HERTZ, dtype=torch.float32)[labels.cpu()]  # (n, 2)
     phase = uniform((n, 2, 1), 0, 2 * math.pi, random)
     waves = torch.sin(2 * math.pi * hertz[:, :, None] * time + phase)  # (n, 2, samples)
     waves[:, :, end:] = 0
-    return 0.5 * waves.sum(dim=1) + noise * randn((n, samples), generator=random)
+    return 0.5 * waves.sum(dim=1) + gaussian((n, samples), noise, random)
 
 
 def to_uint8(images: Float[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
-    """Turn pictures in [0, 1] into bytes, clipping what lies outside."""
+    """Convert pictures in [0, 1] to uint8, and clip values outside this range."""
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
 
 
-def require_deviation(what: str, value: float) -> None:
-    """Raise a ValueError unless ``value`` can be a standard deviation."""
-    if not value >= 0:
-        raise ValueError(f"{what} is a standard deviation, at least 0; got {value}")
-
-
 def inks(index: Index, random: Generator) -> Float[Tensor, "n 3"]:
-    """Return the digits' `COLOURS` at these places, as RGB, each a little off."""
-    return shades(COLOURS, index) + 0.05 * randn((len(index), 3), generator=random)
+    """Return the RGB values of these `COLOURS`, each with a small random deviation."""
+    return shades(COLOURS, index) + gaussian((len(index), 3), 0.05, random)
 
 
 def shades(palette: Mapping[str, Sequence[float]], index: Index) -> Float[Tensor, "n 3"]:
-    """Return the colours that stand in a palette at these places, as RGB in [0, 1]."""
+    """Return the colours of a palette at these indices, as RGB in [0, 1]."""
     return torch.tensor(list(palette.values()), dtype=torch.float32)[index]
 
 
-def uniform(shape: Shape, low: float, high: float, random: Generator) -> Float[Tensor, "..."]:
-    """Draw numbers evenly between ``low`` and ``high``."""
-    return low + (high - low) * rand(shape, generator=random)
+def uniform(shape: Shape, low: Bound, high: Bound, random: Generator) -> Float[Tensor, "..."]:
+    """Draw uniform numbers between ``low`` and ``high``, always in float32.
+
+    PyTorch's default may be float64, which would draw different numbers from the same seed.
+    """
+    return low + (high - low) * torch.rand(shape, generator=random, dtype=torch.float32)
+
+
+def gaussian(shape: Shape, deviation: float, random: Generator) -> Float[Tensor, "..."]:
+    """Draw normal numbers of mean 0, always in float32 (see `uniform`).
+
+    Raises:
+        ValueError: If the standard deviation is negative or not a number.
+    """
+    if not deviation >= 0:
+        raise ValueError(f"the noise's standard deviation must be at least 0; got {deviation}")
+    return deviation * torch.randn(shape, generator=random, dtype=torch.float32)

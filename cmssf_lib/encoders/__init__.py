@@ -1,8 +1,8 @@
-"""Encoders and projection heads: from a picture or a text to one vector.
+"""Encoders and projection heads: turn a picture, a text or a sound into vectors.
 
-Vision models are timm's, text models are those of transformers. What stands here is what
-the book needs around them: sizes and pixel statistics, a convolutional stem, captions as
-strings, and errors that say what to do.
+Vision models come from timm, text models from transformers. This package adds what the book
+needs around them: resizing and pixel normalisation, a convolutional stem, captions given as
+strings, and error messages that say what to do.
 """
 
 from cmssf_lib.encoders.audio import AudioTokens as AudioTokens, log_mel as log_mel

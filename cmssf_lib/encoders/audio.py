@@ -1,4 +1,4 @@
-"""From a sound to tokens: a log-mel spectrogram, and one token for each of its frames."""
+"""Turn a sound into tokens: a log-mel spectrogram with one token for each frame."""
 
 from functools import cache
 
@@ -7,27 +7,27 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
-RATE = 8000  # samples a second
-WINDOW, HOP = 200, 100  # samples that a frame looks at, and from one to the next: 25 and 12.5 ms
-POINTS = 512  # of the Fourier transform; zeros behind each window bring its frequencies closer
-LOW, HIGH = 300.0, 2000.0  # where the bands begin and end, in hertz; telephone tones: 697–1,477
-FLOOR = 1e-3  # added before the logarithm: what is much fainter than this is silence
+RATE = 8000  # samples per second
+WINDOW, HOP = 200, 100  # samples in a frame, and from one frame to the next: 25 and 12.5 ms
+POINTS = 512  # length of the Fourier transform; zero-padding gives more closely spaced frequencies
+LOW, HIGH = 300.0, 2000.0  # range of the bands in hertz; telephone tones lie at 697–1,477
+FLOOR = 1e-3  # added before the logarithm, so that anything much quieter counts as silence
 
 
 def log_mel(waveforms: Float[Tensor, "b samples"], mels: int) -> Float[Tensor, "b mels frames"]:
-    """Say how loud each band of pitch is at each moment.
+    """Compute a log-mel spectrogram: how loud each frequency band is over time.
 
-    A sound is cut into overlapping windows; each is faded in and out and taken apart into
-    frequencies; neighbouring frequencies are added up to bands; loudness is a logarithm, as the
-    ear hears it. 800 samples give 7 frames.
+    A sound is cut into overlapping windows. Each window is faded in and out and Fourier
+    transformed, and neighbouring frequencies are summed into bands. The logarithm matches how the
+    ear perceives loudness. 800 samples give 7 frames.
 
     Args:
-        waveforms: One sound a row, 8,000 samples a second.
+        waveforms: One sound per row, with 8,000 samples per second.
         mels: Number of bands.
 
     Returns:
-        Natural logarithms of the power in each band. White noise of variance v has power v
-        in every frequency.
+        Natural logarithm of the power in each band. White noise of variance v has power v
+        at every frequency.
 
     Raises:
         ValueError: If the shape is not ``(b, samples)``, a value is not finite, a sound is
@@ -42,7 +42,7 @@ def log_mel(waveforms: Float[Tensor, "b samples"], mels: int) -> Float[Tensor, "
     if waveforms.shape[1] < WINDOW:
         raise ValueError(f"a sound needs at least {WINDOW} samples; got {waveforms.shape[1]}")
     if not torch.isfinite(waveforms).all():
-        raise ValueError("a sound holds a value that is not a finite number")
+        raise ValueError("a sound contains a value that is not a finite number")
     fade = torch.hann_window(WINDOW, dtype=waveforms.dtype, device=waveforms.device)
     cut = waveforms.unfold(1, WINDOW, HOP) * fade  # (b, frames, window)
     spectrum = torch.view_as_real(torch.fft.rfft(cut, n=POINTS))  # (b, frames, frequencies, 2)
@@ -51,17 +51,17 @@ def log_mel(waveforms: Float[Tensor, "b samples"], mels: int) -> Float[Tensor, "
 
 
 @cache
-@torch.inference_mode(False)  # it is kept, and may be needed where gradients are taken
+@torch.inference_mode(False)  # cached; inference tensors could not be used in training
 def mel_filters(mels: int) -> Float[Tensor, "mels frequencies"]:
-    """Return triangular bands, equally wide to the ear: 1 at the centre, 0 at the neighbours'.
+    """Return triangular bands: 1 at the centre of each, 0 at the centres of its neighbours.
 
-    The mel scale is 2595 log₁₀(1 + f / 700).
+    The bands are equally wide on the mel scale, 2595 log₁₀(1 + f / 700), that is, to the ear.
 
     Args:
         mels: Number of bands.
 
     Raises:
-        ValueError: If there is no band, or one without a frequency of the transform in it.
+        ValueError: If there is no band, or a band contains no frequency of the transform.
 
     References:
         O'Shaughnessy 1987, "Speech Communication: Human and Machine" (the formula).
@@ -69,17 +69,17 @@ def mel_filters(mels: int) -> Float[Tensor, "mels frequencies"]:
     bands = mel_filter_bank(POINTS // 2 + 1, max(mels, 0), LOW, HIGH, RATE, mel_scale="htk")
     empty = mels - int(bands.any(axis=0).sum())
     if mels < 1 or empty:
-        raise ValueError(f"{empty} of {mels} bands hold no frequency: ask for fewer, but for one")
+        raise ValueError(f"mels={mels} leaves {empty} bands empty: use fewer, but at least one")
     return torch.tensor(bands.T, dtype=torch.float32)
 
 
 class AudioTokens(nn.Module):
-    """One token for each frame of a spectrogram: its bands, times a matrix, plus its place.
+    """One token for each spectrogram frame: its projected bands plus a position embedding.
 
     Args:
         width: Length of a token.
-        mels: Bands of the spectrogram.
-        samples: Length of every sound.
+        mels: Number of bands of the spectrogram.
+        samples: Length of every sound, in samples.
     """
 
     def __init__(self, width: int, mels: int, samples: int) -> None:
@@ -97,8 +97,8 @@ class AudioTokens(nn.Module):
         """Return the tokens.
 
         Raises:
-            ValueError: If a sound is not as long as the encoder was built for, or as `log_mel`.
+            ValueError: If the sounds are not ``samples`` long, or as for `log_mel`.
         """
         if waveforms.ndim == 2 and waveforms.shape[1] != self.samples:
-            raise ValueError(f"made for sounds of {self.samples} samples; got {waveforms.shape[1]}")
+            raise ValueError(f"expected sounds of {self.samples} samples; got {waveforms.shape[1]}")
         return self.project(log_mel(waveforms, self.mels).transpose(1, 2)) + self.position

@@ -1,4 +1,4 @@
-"""timm's vision transformers, and the convolutional stem that a small one begins with."""
+"""timm's vision transformers, and the convolutional stem for small ones."""
 
 import math
 from collections.abc import Callable
@@ -19,33 +19,33 @@ from cmssf_lib.settings import settings
 APART: Literal["conv_stem_apart"] = "conv_stem_apart"
 Maps = Float[Tensor, "n c h w"]
 Tokens = Float[Tensor, "b tokens width"]
-Kept = Int64[Tensor, "b kept"] | None  # for each picture, which patches; None for all
+Kept = Int64[Tensor, "b kept"] | None  # indices of patches for each picture; None for all
 
 
 @settings
 class VisionConfig:
-    """An image encoder."""
+    """Settings of an image encoder."""
 
-    # "plain" (a vision transformer on patches), "conv_stem" (convolutions in place of the patches),
-    # "conv_stem_apart" (the same on each patch by itself, as MAE trains it) or "timm" (by name)
+    # "plain" (a vision transformer on patches), "conv_stem" (its patches replaced by convolutions),
+    # "conv_stem_apart" (the same on each patch separately, for MAE) or "timm" (a model by name)
     kind: Literal["plain", "conv_stem", "conv_stem_apart", "timm"]
-    image_size: PositiveInt  # side in pixels that it works at; others are resized on the device
-    patch_size: PositiveInt  # side of a patch; a convolutional stem halves as often as that takes
+    image_size: PositiveInt  # side of its input in pixels; other sizes are resized on the device
+    patch_size: PositiveInt  # side of a patch in pixels; the convolutional stem needs 4
     width: PositiveInt  # length of a token
-    depth: PositiveInt  # transformer blocks
-    heads: PositiveInt  # attention heads in each
-    norm: Literal["batch", "group"]  # of the convolutional stem
-    halve: Literal["stride", "pool"]  # how that stem makes the picture smaller ("pool": shortcuts)
-    mean: tuple[float, float, float]  # of each channel, subtracted
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]  # their deviation, divided by
+    depth: PositiveInt  # number of transformer blocks
+    heads: PositiveInt  # attention heads in each block
+    norm: Literal["batch", "group"]  # in the convolutional stem
+    halve: Literal["stride", "pool"]  # how the stem halves the picture; "pool" also adds shortcuts
+    mean: tuple[float, float, float]  # of each channel, to be subtracted
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]  # of each channel, to divide by
     timm_name: str = ""  # for "timm", such as "vit_small_patch16_224.dino"
-    # Where it begins: "" for random weights; "timm" for a timm model's published ones; the path of
-    # a state dict (.safetensors) or of a run's folder; `build` knows the names of recorded runs.
+    # Initial weights: "" for random ones; "timm" for the published ones of a timm model; or the
+    # path of a .safetensors file or of a run's folder. `build` also takes the name of a record.
     weights: str = ""
 
 
 def make_backbone(config: VisionConfig) -> Any:
-    """Make a model of timm, by its name or from its sizes.
+    """Build a timm model, by name or from the sizes in the configuration.
 
     Raises:
         ValueError: If the configuration is inconsistent.
@@ -54,7 +54,7 @@ def make_backbone(config: VisionConfig) -> Any:
     if config.kind == "timm":
         return _by_name(config)
     if config.width % config.heads:
-        raise ValueError(f"width {config.width} does not divide among {config.heads} heads")
+        raise ValueError(f"width {config.width} is not divisible by {config.heads} heads")
     stem = partial(ConvStem, norm=config.norm, halve=config.halve, apart=config.kind == APART)
     return VisionTransformer(
         img_size=config.image_size,
@@ -63,20 +63,20 @@ def make_backbone(config: VisionConfig) -> Any:
         depth=config.depth,
         num_heads=config.heads,
         num_classes=0,
-        # Weights scaled to the width (Xavier). The usual fixed 0.02 suits wide models; at 64 or
-        # 128 it starves [CLS] of signal and the loss stays on its plateau for epochs.
+        # Initial weights scaled to the width (Xavier). The usual fixed 0.02 suits wide models; at
+        # 64 or 128 it leaves [CLS] too little signal, and the loss stays on a plateau for epochs.
         weight_init="jax",
         embed_layer=PatchEmbed if config.kind == "plain" else stem,
     )
 
 
 def _by_name(config: VisionConfig) -> Any:
-    """Build a model by timm's name, with random or published weights."""
+    """Build a timm model by name, with random or published weights."""
     name, _, tag = config.timm_name.partition(".")
     if not timm.is_model(name) or (tag and config.timm_name not in timm.list_pretrained(name)):
         raise ValueError(
-            f"timm has no model {config.timm_name!r}; see timm.list_models() and, for what "
-            "follows the dot, timm.list_pretrained()"
+            f"timm has no model {config.timm_name!r}: see timm.list_models() for the names, "
+            "timm.list_pretrained() for the tags after the dot"
         )
     published = config.weights == "timm"
     try:
@@ -85,39 +85,38 @@ def _by_name(config: VisionConfig) -> Any:
         if not published:
             raise
         raise FileNotFoundError(
-            f"the weights of {config.timm_name} are not on this machine and could not be "
-            "downloaded: connect to the network once, or set VisionConfig.weights to the path "
-            "of a .safetensors state dict"
+            f"the weights of {config.timm_name} are not on this machine and could not be downloaded"
+            ": connect to the network once, or set VisionConfig.weights to a .safetensors file"
         ) from error
     patches, size = getattr(model, "patch_embed", None), config.image_size
-    strict = getattr(patches, "strict_img_size", False)  # a model of one size, as most are
+    strict = getattr(patches, "strict_img_size", False)  # most models accept only one size
     if strict and (fixed := getattr(patches, "img_size", None)) not in (None, (size, size)):
         raise ValueError(
-            f"{config.timm_name} takes pictures of {fixed}, but image_size is {size}: set that"
+            f"{config.timm_name} takes pictures of {fixed}, but image_size is {size}: change that"
         )
     return model
 
 
 class ConvStem(nn.Module):
-    """Small convolutions in place of one large patch (Xiao et al. 2021, section 3).
+    """Small convolutions in place of one large patch projection (Xiao et al. 2021, section 3).
 
-    A patch of 4×4 pixels cut out and multiplied by one matrix is a hard start for a small
-    transformer on few pictures. 3×3 convolutions that halve the picture as they go reach the
-    same number of tokens and learn in a fraction of the steps.
+    Multiplying each 4×4 patch by one matrix makes learning hard for a small transformer with few
+    pictures. 3×3 convolutions that halve the picture step by step give the same number of tokens
+    and learn in a fraction of the steps.
 
-    Halving by a stride is cheapest: four convolutions. On photographs six convolutions learn far
-    more a step: the first is narrow and at full size, max-pooling halves, and what keeps its shape
-    has a shortcut round it.
+    Halving by strides is cheapest: four convolutions. On photographs, six convolutions learn far
+    more per step: the first is narrow and at full size, max-pooling does the halving, and layers
+    that keep the shape have a shortcut.
 
-    Batch norm learns fastest. But while training it lets the pictures of a batch see each
-    other, which a loss that compares pictures with pictures can exploit; group norm keeps each
-    picture to itself.
+    Batch norm learns fastest. During training, however, it shares information among the pictures
+    of a batch, which a loss that compares pictures can exploit. Group norm treats each picture
+    separately.
 
     timm's `VisionTransformer` takes it as its ``embed_layer``, hence the arguments.
 
     Attributes:
-        apart: Take each patch for a picture of its own, with nothing but zeros around it. Then
-            no token knows anything of its neighbours' pixels, and patches that are left out cost
+        apart: Whether to treat each patch as a separate picture, padded with zeros. Then no
+            token depends on the pixels of other patches, and patches that are left out cost
             nothing. A masked autoencoder needs both.
     """
 
@@ -134,7 +133,7 @@ class ConvStem(nn.Module):
     ) -> None:
         super().__init__()
         if patch_size != 4:
-            raise ValueError(f"the convolutional stem reduces by 4; got patch_size={patch_size}")
+            raise ValueError(f"the convolutional stem needs patch_size=4; got {patch_size}")
         self.apart = apart
         self.patch_size, self.grid_size = (4, 4), (img_size // 4, img_size // 4)
         self.num_patches = (img_size // 4) ** 2
@@ -155,28 +154,26 @@ class ConvStem(nn.Module):
                 Shortcut(*convolution(full, full, norm), *convolution(full, full, norm)),
             ]
         self.layers = nn.Sequential(*layers, nn.Conv2d(full, full, 1))
-        # How patches that are taken apart go through the layers: MAE has a faster way.
+        # How separate patches pass through the layers; MAE puts a faster function here.
         self.through: Callable[[nn.Sequential, Tensor], Tensor] = nn.Sequential.forward
 
     def forward(self, images: Float[Tensor, "b 3 h w"], keep: Kept = None) -> Tokens:
-        """Return one token for every 4×4 pixels, row by row; with ``keep`` for these only."""
+        """Return one token for each 4×4 patch, row by row, or only for the patches in ``keep``."""
         if not self.apart:
             return self.layers(pixels_last(images)).flatten(2).transpose(1, 2)
-        # Each patch's pixels, (b, tokens, 3·4·4), become a picture.
+        # The pixels of each patch, (b, tokens, 3·4·4), become a separate picture.
         patches = choose(F.unfold(images, 4, stride=4).transpose(1, 2), keep)
         pictures = pixels_last(patches.reshape(-1, 3, 4, 4))
         return self.through(self.layers, pictures).reshape(len(images), patches.shape[1], -1)
 
 
 class Shortcut(nn.Sequential):
-    """Layers that add to what comes in, rather than replace it (He et al. 2016, section 3.2)."""
+    """Layers with a residual connection (He et al. 2016, section 3.2)."""
 
     def forward(self, pictures: Maps) -> Maps:
-        """Return the pictures and what the layers make of them, added."""
-        changed = pictures
-        for layer in self:
-            changed = layer(changed)
-        return pictures + changed
+        """Return the input plus the output of the layers."""
+        layers: Callable[[Maps], Maps] = super().forward
+        return pictures + layers(pictures)
 
 
 def convolution(
@@ -185,11 +182,11 @@ def convolution(
     """Return a 3×3 convolution with its norm and GELU.
 
     Args:
-        before: Channels that come in.
-        after: Channels that go out.
+        before: Number of input channels.
+        after: Number of output channels.
         norm: "batch" or "group".
-        stride: Of the convolution.
-        pool: Whether the larger of two neighbours, down and along, is kept before the norm.
+        stride: Stride of the convolution.
+        pool: Whether to halve height and width by max-pooling before the norm.
     """
     groups = math.gcd(after, max(1, after // 16))  # must divide the channels
     return [
@@ -201,14 +198,14 @@ def convolution(
 
 
 def pixels_last(images: Maps) -> Maps:
-    """Lay the channels of a pixel side by side in memory; shape and values stay.
+    """Store the channels of each pixel next to each other in memory; shape and values stay.
 
-    Convolutions and norms then need no copies into a layout of their own, and the tokens at the
-    end lie as the transformer reads them.
+    Convolutions and norms then need no copies into another layout, and the resulting tokens are
+    already laid out as the transformer reads them.
     """
     return images.contiguous(memory_format=torch.channels_last)
 
 
 def choose(tokens: Tokens, keep: Kept) -> Float[Tensor, "b kept width"]:
-    """Pick tokens, other ones for each picture."""
+    """Select the tokens of each picture that ``keep`` names; all if it is ``None``."""
     return tokens if keep is None else tokens.take_along_dim(keep[:, :, None], dim=1)

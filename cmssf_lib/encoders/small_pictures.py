@@ -1,6 +1,6 @@
-"""Convolutions of pictures of a few pixels, faster than PyTorch's: as one matrix product.
+"""Faster convolutions for pictures of a few pixels, computed as one matrix product.
 
-Nothing here changes what a stem returns; `MAE` gives it to `ConvStem.through`.
+The result is the same as PyTorch's. `MAE` sets `ConvStem.through` to `through_small`.
 """
 
 from functools import cache
@@ -17,7 +17,7 @@ After = Float[Tensor, "n width smaller smaller"]
 
 
 def through_small(layers: nn.Sequential, pictures: Before) -> After:
-    """Return what a stem's layers make of pictures of a few pixels, by `convolve_small`."""
+    """Apply a stem's layers to pictures of a few pixels, its convolutions by `convolve_small`."""
     for layer in layers:
         if isinstance(layer, Shortcut):
             pictures = pictures + through_small(layer, pictures)
@@ -29,14 +29,14 @@ def through_small(layers: nn.Sequential, pictures: Before) -> After:
 
 
 def convolve_small(layer: nn.Conv2d, pictures: Before) -> After:
-    """Return what the layer returns, by one matrix for the whole picture.
+    """Apply the layer as one matrix product over the whole picture.
 
-    A convolution of a few pixels is a matrix with few zeros in it. As a matrix product it takes
-    half of the time.
+    On a picture of a few pixels, the matrix of a convolution contains few zeros, and multiplying
+    by it takes half the time of PyTorch's convolution.
 
     Args:
-        layer: Of a square kernel, padded with half of it, as the stem's are.
-        pictures: A few pixels each, such as the 4×4 of a patch.
+        layer: With a square kernel and padding of half its size, as in the stem.
+        pictures: Of a few pixels each, such as the 4×4 of a patch.
     """
     side = pictures.shape[3]
     (kernel, _), (stride, _) = layer.kernel_size, layer.stride
@@ -48,9 +48,9 @@ def convolve_small(layer: nn.Conv2d, pictures: Before) -> After:
 
 
 @cache
-@torch.inference_mode(False)  # it is kept, and may be needed in training later
+@torch.inference_mode(False)  # cached; inference tensors could not be used in training
 def _places(side: int, kernel: int, stride: int) -> Float[Tensor, "weights from to"]:
-    """Say with ones which of a kernel's weights joins which pixels, before and after."""
-    pictures = torch.eye(side**2).view(-1, 1, side, side)  # one for each pixel, with that one lit
+    """Mark with ones which input and output pixels each weight of a kernel connects."""
+    pictures = torch.eye(side**2).view(-1, 1, side, side)  # one for each pixel: a 1 there, else 0
     found = F.unfold(pictures, kernel, padding=kernel // 2, stride=stride)  # (from, weights, to)
     return found.transpose(0, 1).contiguous()

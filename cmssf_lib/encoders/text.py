@@ -1,4 +1,4 @@
-"""From a caption to one vector: a BERT from scratch, or a pretrained text encoder."""
+"""Turn a caption into one vector: with a BERT from scratch or a pretrained text encoder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,15 +28,15 @@ Tokens = tuple[Int[Tensor, "captions length"], Int[Tensor, "captions length"]]  
 
 @settings
 class TextConfig:
-    """A text encoder."""
+    """Settings of a text encoder."""
 
-    # A BERT with random weights and a tokenizer of the captions; or one by name.
+    # A BERT with random weights and a tokenizer built from the captions, or a pretrained model.
     kind: Literal["scratch", "pretrained"]
     width: PositiveInt  # length of a token (scratch)
     depth: PositiveInt  # layers (scratch)
-    heads: PositiveInt  # attention heads in each (scratch)
-    max_length: PositiveInt  # longest caption in tokens, [CLS] and [SEP] counted (scratch)
-    dropout: BelowOne  # in the layers (scratch); zero keeps equal captions equal
+    heads: PositiveInt  # attention heads in each layer (scratch)
+    max_length: PositiveInt  # longest caption in tokens, with [CLS] and [SEP] (scratch)
+    dropout: BelowOne  # in the layers (scratch); with 0, equal captions get equal vectors
     name: str = ""  # for "pretrained": a name on the hub, or a folder
 
 
@@ -44,10 +44,10 @@ class TextEncoder(nn.Module):
     """A BERT-like encoder that takes captions as strings.
 
     Args:
-        config: From scratch, or a pretrained one by name or folder.
+        config: Settings of the encoder.
         captions: Texts to build the tokenizer from (scratch only).
-        folder: Where the tokenizer and configuration of a pretrained encoder stand, as
-            `save_parts` wrote them. Its weights are random then: the caller has them.
+        folder: Folder with the tokenizer and configuration of a pretrained encoder, as
+            `save_parts` wrote them. The weights are then random; the caller must load them.
 
     Attributes:
         width: Length of the vector that `forward` returns.
@@ -82,6 +82,8 @@ class TextEncoder(nn.Module):
         else:
             where = config.name if folder is None else str(folder)
             try:
+                if not where:  # old versions of the hub's library raise something else
+                    raise FileNotFoundError("the name is empty")
                 self.tokenizer = AutoTokenizer.from_pretrained(where)
                 if folder is None:
                     self.backbone = AutoModel.from_pretrained(where)
@@ -89,32 +91,31 @@ class TextEncoder(nn.Module):
                     self.backbone = AutoModel.from_config(AutoConfig.from_pretrained(where))
             except OSError as error:
                 raise FileNotFoundError(
-                    f"the text encoder {where!r} is neither a folder on this machine nor "
-                    "could it be downloaded: connect to the network once, or name a folder "
+                    f"the text encoder {where!r} is neither a folder on this machine nor a model "
+                    "that could be downloaded: connect to the network once, or name a folder "
                     "that save_pretrained wrote"
                 ) from error
             except (ValueError, SafetensorError) as error:
                 reason = str(error).partition("\n")[0]
                 raise ValueError(
-                    f"{where!r} holds no complete text encoder ({reason}): expected what "
-                    "save_pretrained writes for a model and for its tokenizer"
+                    f"{where!r} contains no complete text encoder ({reason}): expected a model "
+                    "and its tokenizer as save_pretrained writes them"
                 ) from error
-            # A tokenizer may allow more than the model has positions for.
-            positions = getattr(self.backbone.config, "max_position_embeddings", None)
-            if positions is not None:
-                longest = min(self.tokenizer.model_max_length, positions)
-                self.tokenizer.model_max_length = longest
+            # A tokenizer may allow more tokens than the model has positions for.
+            longest = self.tokenizer.model_max_length
+            positions = getattr(self.backbone.config, "max_position_embeddings", None) or longest
+            self.tokenizer.model_max_length = min(longest, positions)
         self.width = int(self.backbone.config.hidden_size)
-        self._asked: tuple[str, ...] = ()  # the captions of the last call, and their tokens
-        self._tokens: Tokens | None = None
+        # The tokens of the last call, by its captions and device.
+        self._last: dict[tuple[tuple[str, ...], torch.device], Tokens] = {}
 
     @property
     def words(self) -> list[str]:
-        """The words of a tokenizer from scratch: from them it can be built again."""
+        """The words of a tokenizer built from scratch; they suffice to build it again."""
         return sorted(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens))
 
     def save_parts(self, folder: str | Path) -> None:
-        """Write tokenizer and configuration, without the weights, for `folder` to read."""
+        """Write tokenizer and configuration, but no weights; ``folder`` reads them again."""
         self.tokenizer.save_pretrained(folder)
         self.backbone.config.save_pretrained(folder)
 
@@ -122,36 +123,35 @@ class TextEncoder(nn.Module):
         """Return the [CLS] vector of each caption."""
         ids, mask = self._tokenized(captions)
         hidden: Tensor = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
-        return hidden[:, 0]  # (captions, length, width) -> [CLS] stands first
+        return hidden[:, 0]  # (captions, length, width) -> [CLS] comes first
 
     def _tokenized(self, captions: Sequence[str]) -> Tokens:
-        """Return the captions' tokens; those of the last call again if it asked for the same.
+        """Return the tokens of the captions, reusing those of the last call for the same captions.
 
-        Where a caption is the name of a class, every step asks for the same ten, and on cached
-        features tokens would take a thirtieth of it.
+        Where captions are class names, every training step passes the same ones. With cached
+        picture features, tokenizing them again would take a thirtieth of the step.
         """
         asked, device = tuple(captions), self.backbone.device
-        if self._tokens is None or asked != self._asked or self._tokens[0].device != device:
-            self._tokens = tokenize(self.tokenizer, captions, device)
-            self._asked = asked
-        return self._tokens
+        if (asked, device) not in self._last:
+            self._last = {(asked, device): tokenize(self.tokenizer, captions, device)}
+        return self._last[asked, device]
 
 
 def word_tokenizer(captions: Sequence[str], max_length: int) -> PreTrainedTokenizerFast:
     """Build a tokenizer whose tokens are the words of the captions.
 
-    Every caption becomes ``[CLS] word word … [SEP]``, lower-cased, as BERT writes it; the
-    vocabulary is small and sorted, so equal captions give equal token ids on any machine.
+    Every caption becomes ``[CLS] word word … [SEP]`` in lower case, as in BERT. The vocabulary
+    is sorted, so the same captions give the same token ids on any machine.
 
     Args:
-        captions: Texts to collect the words from; repeats are harmless.
-        max_length: Longest sequence the encoder takes, ``[CLS]`` and ``[SEP]`` counted.
+        captions: Texts to collect the words from; repetitions are harmless.
+        max_length: Longest sequence that the encoder accepts, with ``[CLS]`` and ``[SEP]``.
 
     Returns:
-        A tokenizer of the transformers library, so a pretrained one can take its place.
+        A tokenizer of the transformers library; a pretrained one can replace it.
 
     Raises:
-        ValueError: If there is no word at all.
+        ValueError: If the captions contain no word.
     """
     splitter = pre_tokenizers.Whitespace()
     words = sorted(
@@ -180,24 +180,25 @@ def word_tokenizer(captions: Sequence[str], max_length: int) -> PreTrainedTokeni
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], device: torch.device | str = "cpu"
 ) -> Tokens:
-    """Turn captions into token ids, all padded to the longest one of this call.
+    """Turn captions into token ids, all padded to the longest caption of this call.
 
-    Nothing is cut and no word is dropped in silence: both would change what a caption says.
+    Long captions and unknown words are errors: cutting or dropping them would change the meaning.
 
     Args:
-        tokenizer: From `word_tokenizer`, or of a pretrained text encoder.
+        tokenizer: From `word_tokenizer` or from a pretrained text encoder.
         captions: One or more texts.
-        device: Where the ids are put.
+        device: Where to put the ids.
 
     Returns:
         Token ids and the attention mask (1 for a token, 0 for padding), int64.
 
     Raises:
-        ValueError: If there is no caption, one is empty, one is longer than the encoder
-            takes, or one holds a word the tokenizer has never seen.
+        TypeError: If ``captions`` is a single text.
+        ValueError: If there is no caption, or a caption is empty, is longer than the encoder
+            accepts, or contains a word that the tokenizer does not know.
     """
     if isinstance(captions, str):
-        raise TypeError("captions is a list of texts; got one text: wrap it in a list")
+        raise TypeError("captions must be a list of texts; got a single text: wrap it in a list")
     if len(captions) == 0:
         raise ValueError("no caption to tokenize; expected at least one")
     for i, caption in enumerate(captions):
@@ -207,18 +208,15 @@ def tokenize(
     for caption, ids in zip(captions, encoded["input_ids"], strict=True):
         if len(ids) > tokenizer.model_max_length:
             raise ValueError(
-                f"the caption {caption!r} takes {len(ids)} tokens and the text encoder at most "
-                f"{tokenizer.model_max_length}: shorten it, or build the encoder with a larger "
-                "max_length"
+                f"the caption {caption!r} has {len(ids)} tokens; the text encoder accepts at most "
+                f"{tokenizer.model_max_length}: shorten it, or set a larger max_length"
             )
         if (unknown := tokenizer.unk_token_id) in ids:
-            alone = {
-                w: tokenizer(w, add_special_tokens=False)["input_ids"] for w in caption.split()
-            }
-            words = ", ".join(repr(word) for word, found in alone.items() if unknown in found)
+            words = dict.fromkeys(caption.split())
+            strange = ", ".join(repr(w) for w in words if unknown in tokenizer.encode(w))
             raise ValueError(
-                f"the caption {caption!r} holds a word that the tokenizer has never seen: {words}. "
-                "Use the words of the training captions, or a pretrained text encoder"
+                f"the caption {caption!r} holds a word that the tokenizer has never seen: {strange}"
+                ". Use the words of the training captions, or a pretrained text encoder"
             )
     padded = tokenizer.pad(encoded, return_tensors="pt")
     return padded["input_ids"].to(device), padded["attention_mask"].to(device)

@@ -1,4 +1,4 @@
-"""From a picture to one vector and on to the heads, and where [CLS] looks."""
+"""Turn a picture into one vector; also the projection heads and the attention of [CLS]."""
 
 from typing import Any
 
@@ -16,31 +16,31 @@ Images = UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
 
 
 class ImageEncoder(nn.Module):
-    """A vision transformer and what has to happen to a picture before it.
+    """A vision transformer with its preprocessing: resizing and normalising the pictures.
 
     Args:
-        config: Which transformer, and its size.
+        config: Settings of the transformer.
 
     Attributes:
-        config: As given.
+        config: The settings as given.
         width: Length of the vector that `forward` returns.
         backbone: The timm model.
 
     Raises:
-        ValueError: If the configuration is inconsistent, or names weights on disk.
-        FileNotFoundError: If pretrained weights can be neither read nor downloaded.
+        ValueError: If the configuration is inconsistent or names weights on disk.
+        FileNotFoundError: If published weights can be neither read nor downloaded.
     """
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         if config.weights not in ("", "timm"):
-            raise ValueError(f"{config.weights} is on disk: cmssf_lib.build.image_encoder reads it")
+            raise ValueError(f"to read weights {config.weights}, use cmssf_lib.build.image_encoder")
         self.config = config
         self.backbone = make_backbone(config)
         if config.kind != "timm":
-            self.grid()  # refuses what patches do not tile
+            self.grid()  # raises an error if the patches do not tile the picture
         self.width = int(self.backbone.num_features)
-        # Constants, not learned and not saved: they follow from the configuration.
+        # Constants, neither learned nor saved: they come from the configuration.
         self.mean = nn.Buffer(torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.std = nn.Buffer(torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
@@ -49,37 +49,39 @@ class ImageEncoder(nn.Module):
 
         Args:
             images: uint8, or floats in [0, 1]; other sizes are resized.
-            size: Side in pixels to work at. ``None`` is the configuration's ``image_size``; a
+            size: Side in pixels to resize to; ``None`` for the configuration's ``image_size``. A
                 smaller one gives fewer tokens (see `tokens`).
 
         Raises:
-            ValueError: If the shape is not ``(b, 3, h, w)``, or floats lie outside [0, 1].
+            ValueError: If the shape is not ``(b, 3, h, w)``, floats lie outside [0, 1], or as for
+                `tokens` if ``size`` is given.
+            TypeError: If the pictures are neither uint8 nor floats.
         """
         return self.encode(as_float(images), size)
 
     def encode(self, images: Images, size: int | None = None) -> Float[Tensor, "b width"]:
-        """Do what `forward` does, and trust that floats lie in [0, 1], as `Views` makes them."""
+        """Encode as `forward`, trusting that floats lie in [0, 1], as `Views` makes them."""
         if size is not None:
             return self.tokens(images, size=size)[:, 0]
         return self.backbone((self.resized(images) - self.mean) / self.std)
 
     def tokens(self, images: Images, *, size: int | None = None, keep: Kept = None) -> Tokens:
-        """Return [CLS] and the patches' tokens, of small pictures or of some patches only.
+        """Return the tokens of [CLS] and the patches, for any size and any selection of patches.
 
         Args:
             images: uint8, or floats in [0, 1]; other sizes are resized.
-            size: Side in pixels to work at; ``None`` for ``image_size``. The position
-                embeddings are interpolated to the new grid (DINO, as multi-crop needs it), by
-                timm and with antialiasing, which DINO's published code does without: on a
-                smaller grid the two differ.
-            keep: For each picture, which patches are encoded; ``None`` for all. The others are
-                never looked at (MAE, section 3). A convolutional stem looks over the borders of
-                a patch and would see them: it must take its patches ``apart`` (see `ConvStem`).
+            size: Side in pixels to resize to; ``None`` for ``image_size``. The position
+                embeddings are interpolated to the new grid, which DINO needs for multi-crop.
+                timm does this with antialiasing and DINO's published code without, so the two
+                differ on a smaller grid.
+            keep: For each picture, the indices of the patches to encode; ``None`` for all. The
+                encoder does not see the others (MAE, section 3). A convolutional stem sees across
+                patch borders, so it must encode the patches ``apart`` (see `ConvStem`).
 
         Raises:
-            ValueError: If the size is no multiple of the patch, the backbone is not a vision
-                transformer with [CLS] and learned positions, or patches are left out before a
-                stem that sees them.
+            ValueError: If the size is not a multiple of the patch size, the backbone is not a
+                vision transformer with [CLS] and learned positions, or patches are left out
+                although the stem sees across their borders.
         """
         backbone, grid = self.transformer, self.grid(size)
         pixels = (self.resized(images, size) - self.mean) / self.std
@@ -88,10 +90,10 @@ class ImageEncoder(nn.Module):
             if keep is not None and not stem.apart:
                 raise ValueError(
                     "the stem's convolutions see the patches that are left out: set "
-                    "encoder.backbone.patch_embed.apart = True, or take kind='plain'"
+                    "encoder.backbone.patch_embed.apart = True, or use kind='plain'"
                 )
             patches = stem(pixels, keep)
-        else:  # its own forward would insist on one size
+        else:  # its own forward accepts only one size
             patches = choose(stem.norm(stem.proj(pixels).flatten(2).transpose(1, 2)), keep)
         if grid != stem.grid_size:
             position = resample_abs_pos_embed(position, list(grid), list(stem.grid_size))
@@ -101,25 +103,23 @@ class ImageEncoder(nn.Module):
         return backbone.norm(backbone.blocks(backbone.norm_pre(tokens)))
 
     def grid(self, size: int | None = None) -> tuple[int, int]:
-        """Return rows and columns of patches of a picture with this side in pixels.
+        """Return the rows and columns of patches in a picture with this side in pixels.
 
         Raises:
-            ValueError: If the size is no multiple of the patch, or as `transformer`.
+            ValueError: If the size is not a multiple of the patch size, or as for `transformer`.
         """
         patch = self.transformer.patch_embed.patch_size[0]
         size = self.config.image_size if size is None else size
         if size < patch or size % patch:
-            raise ValueError(
-                f"patches of {patch} pixels do not tile a picture of {size}: choose a multiple"
-            )
+            raise ValueError(f"image size must be a multiple of patch size {patch}; got {size}")
         return size // patch, size // patch
 
     @property
     def transformer(self) -> Any:
-        """The backbone, if it is a vision transformer whose tokens can be chosen.
+        """The backbone, checked to be a vision transformer whose patches can be selected.
 
         Raises:
-            ValueError: If the backbone is something else, or has no [CLS] or no learned positions.
+            ValueError: If the backbone is another model, or has no [CLS] or no learned positions.
         """
         model = self.backbone
         suits = isinstance(model, VisionTransformer) and model.cls_token is not None
@@ -132,14 +132,14 @@ class ImageEncoder(nn.Module):
         return model
 
     def resized(self, images: Images, size: int | None = None) -> Float[Tensor, "b 3 size size"]:
-        """Return pictures in [0, 1] at a side in pixels; ``None`` for ``image_size``."""
+        """Return pictures as floats in [0, 1], resized to this side (``None``: ``image_size``)."""
         pixels = images if images.is_floating_point() else as_float(images)
         size = self.config.image_size if size is None else size
         if pixels.shape[-2:] == (size, size):
             return pixels
-        # The whole batch at once and on the device: 32×32 becomes 224×224 here, not on disk.
+        # Resize the whole batch on the device: 32×32 becomes 224×224 only here, not on disk.
         resized = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
-        return resized.clamp(0, 1)  # bicubic weights are negative in part: edges overshoot
+        return resized.clamp(0, 1)  # bicubic interpolation overshoots at edges
 
 
 @torch.no_grad()
@@ -148,24 +148,24 @@ def cls_attention(
 ) -> Float[Tensor, "b heads rows columns"]:
     """Return how much [CLS] attends to each patch in the last block.
 
-    The weights of a head sum to one over all tokens; what is missing here is what [CLS] gives
-    to itself. The encoder is used in the mode it is in: call ``eval()`` first.
+    The weights of each head sum to 1 over all tokens; the weight of [CLS] on itself is left out
+    here. The encoder runs in its present mode: call ``eval()`` first.
 
     Args:
-        encoder: With a vision transformer.
+        encoder: An encoder whose backbone is a vision transformer.
         images: uint8, or floats in [0, 1]; other sizes are resized.
-        size: Side in pixels to work at; ``None`` for ``image_size``. A larger one gives a finer
+        size: Side in pixels to resize to; ``None`` for ``image_size``. A larger one gives a finer
             map (position embeddings are interpolated).
 
     Raises:
-        ValueError: As `ImageEncoder.tokens`.
+        ValueError: As for `ImageEncoder.tokens`.
 
     References:
         Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers" (DINO),
         figures 1 and 3.
     """
     last = encoder.transformer.blocks[-1].attn
-    seen: list[Tensor] = []  # what the last attention is given; fused kernels hide their weights
+    seen: list[Tensor] = []  # input of the last attention; fused kernels return no weights
     hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
         encoder.tokens(as_float(images), size=size)
@@ -183,12 +183,12 @@ class ProjectionHead(nn.Sequential):
     """An MLP from an encoder's space to the shared one, ``(b, width)`` to ``(b, dim)``.
 
     Args:
-        width: Of the encoder.
-        hidden: Of the hidden layers.
-        dim: Of the shared space.
+        width: Dimension of the encoder's space.
+        hidden: Width of the hidden layers.
+        dim: Dimension of the shared space.
         depth: Number of hidden layers; 0 leaves one linear map.
-        norm: Whether each hidden layer has a batch norm, which then lets the rows of a batch see
-            each other while training.
+        norm: Whether each hidden layer has a batch norm, through which the rows of a batch
+            influence each other during training.
     """
 
     def __init__(
@@ -204,21 +204,20 @@ class ProjectionHead(nn.Sequential):
 class BatchNormHead(nn.Sequential):
     """An MLP with one hidden layer and a batch norm in it, ``(b, width)`` to ``(b, dim)``.
 
-    BYOL's projector and predictor, and MoCo's head. While training, a batch norm lets the
-    pictures of a batch see each other: each is measured against the mean of all. Grill et al. 2020
-    (BYOL), section 3.3.
+    It serves as BYOL's projector and predictor, and as MoCo's head. During training, the pictures
+    of a batch influence each other through the batch norm, which subtracts their common mean.
+    Grill et al. 2020 (BYOL), section 3.3.
 
     Args:
-        width: Of what comes in.
-        hidden: Of the hidden layer.
-        dim: Of what goes out.
-        norm_output: Whether each dimension of the result is brought to mean 0 and variance 1 as
-            well.
+        width: Dimension of the input.
+        hidden: Width of the hidden layer.
+        dim: Dimension of the output.
+        norm_output: Whether to normalise each output dimension to mean 0 and variance 1, too.
     """
 
     def __init__(self, width: int, hidden: int, dim: int, *, norm_output: bool = False) -> None:
         super().__init__(
-            nn.Linear(width, hidden, bias=False),  # the norm brings a shift of its own
+            nn.Linear(width, hidden, bias=False),  # the norm adds a bias of its own
             nn.BatchNorm1d(hidden),
             nn.ReLU(),
             nn.Linear(hidden, dim),

@@ -1,12 +1,12 @@
-"""Evaluation: what a trained method knows, measured on frozen embeddings.
+"""Evaluation: what a trained method has learned, measured on frozen embeddings.
 
-`embed` runs the encoders once; everything else is arithmetic on what it returns. `report` puts
-the measures of a finished run together, `monitor` the cheap ones of a run under way.
-`probe_report` and `fine_tune_report` measure with few labels what features are worth.
+`embed` runs the encoders once; most measures are then computed from its output. `report` collects
+the measures of a finished run, `monitor` the cheap ones while a run is still training.
+`probe_report` and `fine_tune_report` measure how useful the features are with few labels.
 
-No measure here looks at a label while it embeds, and none updates a weight of the method it is
-given: fine-tuning trains a copy. Whether the *method* used labels is another matter: class captions
-are labels in words.
+No measure here uses labels to compute embeddings, and none changes the weights of the method that
+it is given: fine-tuning trains a copy. The *method* itself may have used labels in training: class
+captions, for example, are labels in words.
 """
 
 from collections.abc import Callable, Sequence
@@ -76,33 +76,33 @@ def report(
 ) -> dict[str, float]:
     """Measure a trained method on the test set.
 
-    - `zero_shot`: accuracy by the class of the most similar prompt. Chance: one in the number of
-      classes.
-    - `zero_shot_ensemble`: the same with one mean prompt a class. Where every class has one
-      prompt the two are equal.
-    - `knn`: accuracy of the `knn_k` nearest training pictures, by features before the head.
-    - `image_to_text_R@k`: a picture looks for a caption of its class among the captions of all
-      test pictures. With one caption a class all k give the same number, that of `zero_shot`:
-      the first k answers are one text.
-    - `text_to_image_R@k`, `_P@k`, `_mAP`: each different caption looks for pictures of its class.
-    - `exact_caption_R@k`: a picture looks for its very own caption, beside the ceiling that
-      repeated captions set (`exact_caption_R@k_ceiling`).
+    - `zero_shot`: accuracy when each picture gets the class of its most similar prompt. Chance:
+      1 / number of classes.
+    - `zero_shot_ensemble`: the same with one mean prompt per class. If every class has a single
+      prompt, the two are equal.
+    - `knn`: accuracy of a vote among the `knn_k` nearest training pictures, on features before the
+      head.
+    - `image_to_text_R@k`: each picture searches the captions of all test pictures for one of its
+      class. With one caption per class, every k gives the same number as `zero_shot`, because
+      the first k answers are the same text.
+    - `text_to_image_R@k`, `_P@k`, `_mAP`: each distinct caption searches for pictures of its class.
+    - `exact_caption_R@k`: each picture searches for its own caption;
+      `exact_caption_R@k_ceiling`: the best possible value, since captions repeat.
     - `positive_similarity`, `different_class_similarity`, `contaminated_similarity`: see
       `pair_similarity`.
 
     Args:
-        method: Trained.
-        splits: Training set, whose pictures are the bank and whose captions the prompts, and test
-            set.
-        embedded: What `embed_features` makes of the training set and `embed` of the test set, if
-            that is known already.
+        method: A trained method.
+        splits: The training set, which supplies the k-NN bank and the prompts, and the test set.
+        embedded: The outputs of `embed_features` for the training set and of `embed` for the test
+            set, if already computed.
 
     Returns:
-        Flat: name → number.
+        A flat dictionary: name → number.
 
     Raises:
-        ValueError: The test set is of one class or too small for k = 10, a class has no caption,
-            or embeddings hold NaN.
+        ValueError: If the test set has only one class or is too small for k = 10, a class has no
+            caption, or embeddings contain NaN.
     """
     train, test = splits
     texts = class_captions(train)
@@ -118,7 +118,7 @@ def report(
     }
     image_to_text = retrieval(e.image, e.text_per_image, e.labels, e.labels, mean_ap=False)
     results |= {f"image_to_text_{name}": v for name, v in image_to_text.items() if name[0] == "R"}
-    # A caption asks once for each class it is used for, however many pictures share it.
+    # Each distinct (caption, class) pair is one query, however many pictures share it.
     caption, label = torch.stack([e.caption_index, e.labels]).unique(dim=1)  # (q,) both
     text_to_image = retrieval(e.text[caption], e.image, label, e.labels)
     results |= {f"text_to_image_{name}": v for name, v in text_to_image.items()}
@@ -135,33 +135,33 @@ def monitor(
     *,
     prompts: Sequence[Sequence[str]] | None = None,
 ) -> dict[str, float]:
-    """Measure a method on held-out pictures while it trains: a few columns of `history.csv`.
+    """Measure a method on held-out pictures during training: some columns of `history.csv`.
 
-    Pictures are shown without random views. The loss depends on how many pairs compete, so it is
-    averaged over whole batches of the training's own size, always the same ones; pictures left
-    over at the end do not count for it, but for everything else they do.
+    Pictures are not augmented. The loss depends on the number of negatives, so it is averaged over
+    full batches of the training's batch size, the same batches every time. Pictures left over
+    after the last full batch are excluded from the loss but included in everything else.
 
     - `validation_loss`, `validation_floor`: the method's loss, and the floor of those batches. The
-      floor bounds the one-hot and the multi-positive loss, not the others.
+      floor is a lower bound of the one-hot and the multi-positive loss, not of the others.
     - `validation_positive_similarity`, `_different_class_similarity`, `_contaminated_similarity`:
       see `pair_similarity`.
-    - `validation_zero_shot`: accuracy by the class of the most similar prompt.
-    - `validation_retrieval_at_1`: how often the first caption that a picture finds is of its
-      class; the `image_to_text_R@1` of `report`.
+    - `validation_zero_shot`: accuracy when each picture gets the class of its most similar prompt.
+    - `validation_retrieval_at_1`: how often the caption most similar to a picture belongs to the
+      picture's class; the same measure as `image_to_text_R@1` in `report`.
 
     Args:
-        method: In training; its modes and its weights are left as they are.
-        validation: Held out from the training set. Not the test set: whatever is chosen by these
-            numbers has been fitted to them.
-        batch_size: That of the training, so that the losses can be compared.
-        prompts: For each class its prompts; None: its captions among `validation`.
+        method: The method in training; its modes and weights do not change.
+        validation: Pictures held out from the training set. Do not pass the test set: a choice
+            made by these numbers is fitted to these pictures.
+        batch_size: Batch size of the training, so that the losses can be compared.
+        prompts: The prompts of each class; None: the class's captions in `validation`.
 
     Returns:
-        Flat: column → number.
+        A flat dictionary: column → number.
 
     Raises:
-        ValueError: There is no whole batch, only one class, a class has no prompt, or embeddings
-            hold NaN.
+        ValueError: If there is no full batch, there is only one class, a class has no prompt, or
+            embeddings contain NaN.
     """
     texts = class_captions(validation) if prompts is None else prompts
     prompt, prompt_class = embed_prompts(method, texts)
@@ -169,7 +169,7 @@ def monitor(
     first = retrieval(e.image, e.text_per_image, e.labels, e.labels, ks=(1,), mean_ap=False)
     pairs = pair_similarity(e.image, e.text_per_image, e.labels)
     with evaluating(method) as device:
-        # Shuffled once and for all: a data set sorted by class would give batches of one class.
+        # Always the same batches; shuffled, since sorted data would give batches of one class.
         shuffled = batches(validation.to(device), batch_size, seed=0, epoch=0)
         logged = [method.loss(batch) for batch in shuffled]
     results = {
@@ -194,37 +194,37 @@ def probe_report(
 ) -> dict[str, float]:
     """Measure frozen features on the test set, with few labels and with many.
 
-    For `per_class` and for each of `fractions` there is a name, such as "10_per_class", "1pct",
-    "100pct", and under it:
+    `per_class` and each of `fractions` gets a name, such as "10_per_class", "1pct" or "100pct".
+    The results use these names:
 
-    - `linear_<name>`: accuracy of `linear_probe`, the mean over `draws` choices of the labelled
-      examples; `linear_<name>_std`, the standard deviation over these choices (0 for a single
-      one); `linear_<name>_draws`, how many there were. All labels can be chosen in one way only.
-    - `knn_<name>`: accuracy of the nearest among the same labelled examples, likewise the mean.
-    - `labels_<name>`: how many labels that is.
-    - `knn`, without a name: of the `knn_k` nearest, with the labels of the whole training set.
+    - `linear_<name>`: accuracy of `linear_probe`, averaged over `draws` random choices of the
+      labelled examples; `linear_<name>_std`: the standard deviation over these choices (0 if there
+      is only one); `linear_<name>_draws`: the number of choices (1 if all labels are used).
+    - `knn_<name>`: accuracy of k-NN with the same labelled examples as the bank, averaged likewise.
+    - `labels_<name>`: the number of labels.
+    - `knn`, without a name: accuracy of the `knn_k` nearest in the whole labelled training set.
 
-    The choices are those of the seeds 0, 1, …: every method is measured with the same labels.
-    Baselines go the same way: raw pixels as `probe_report(pixel_features, splits)`, an untrained
-    network as a method that was built and not trained.
+    The choices use the seeds 0, 1, …, so every method is measured with the same labels. Measure
+    baselines in the same way: raw pixels with `probe_report(pixel_features, splits)`, an untrained
+    network by passing a method before its training.
 
     Args:
-        method: Its weights, buffers and modes are left as they are; or a function from data to
-            features; or the features of both sets.
-        splits: Training set and test set. To choose a setting by these numbers, put a validation
-            set in the place of the test set.
-        per_class: Labels a class; None for none such.
-        fractions: Parts of the training set.
-        draws: Choices of labelled examples.
-        predictions: If given, filled with the predicted classes behind each accuracy, under its
-            name: (draws, n) for n test pictures, (n,) for `knn`.
+        method: A method, whose weights, buffers and modes do not change; or a function that maps
+            data to features; or the features of both sets.
+        splits: Training set and test set. To choose settings by these numbers, pass a validation
+            set instead of the test set.
+        per_class: Number of labels per class; None to measure with `fractions` only.
+        fractions: Fractions of the training set.
+        draws: Number of random choices of labelled examples.
+        predictions: If given, filled with the predicted classes behind each accuracy, under the
+            same name: (draws, n) for n test pictures, (n,) for `knn`.
 
     Returns:
-        Flat: name → number.
+        A flat dictionary: name → number.
 
     Raises:
-        ValueError: There is nothing to measure, `draws` < 1, a class has too few examples, or
-            features hold NaN.
+        ValueError: If `per_class` and `fractions` are both missing, `draws` < 1, a class has too
+            few examples, or features contain NaN.
     """
     train, test = splits
     chosen = label_draws(train, per_class, fractions, draws)

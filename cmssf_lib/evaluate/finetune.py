@@ -1,8 +1,7 @@
-"""How good a start learned weights are: train on from them, with labels."""
+"""Fine-tuning: train a copy of a method with labels, to measure its weights as a starting point."""
 
 import copy
 import math
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -22,33 +21,33 @@ from cmssf_lib.views import Views, ViewsConfig
 
 @settings
 class FineTuneConfig:
-    """Training on from a method's weights with few labels, to judge them as a start."""
+    """Settings of fine-tuning with few labels, which evaluates weights as a starting point."""
 
-    steps: NonNegativeInt  # of the optimizer, the same for every number of labels; 0: none
-    batch_size: PositiveInt  # pictures a step
-    lr: PositiveFloat  # largest learning rate
-    baseline: bool  # send the same network with fresh weights through it as well
-    views: ViewsConfig  # how a picture is varied
+    steps: NonNegativeInt  # optimizer steps, the same for every number of labels; 0: no fine-tuning
+    batch_size: PositiveInt  # pictures per step
+    lr: PositiveFloat  # peak learning rate
+    baseline: bool  # also evaluate the same network with untrained weights
+    views: ViewsConfig  # how pictures are augmented
 
 
 class FineTuned(Method):
-    """A copy of a method with a linear classifier on its features, trained by cross-entropy.
+    """A copy of a method with a linear classifier on its features, trained with cross-entropy.
 
-    It is a method like any other, so `fit` trains it. The classifier starts at zero: the first
-    steps move it alone, and no random classifier pulls the encoder about.
+    It is a `Method`, so `fit` trains it. The classifier starts at zero, so the encoder's gradients
+    start at zero too. The gradients through a random classifier would distort the encoder.
 
-    Batch norm trains as it does anywhere else: it normalises with the statistics of the batch and
-    keeps a running mean of them. In evaluation mode it would go on with the statistics it
-    brought along. Those of a trained method are of random views, and those of an untrained one of
-    nothing at all: it would train without its norms, and the comparison would not be fair.
+    Batch norm stays in training mode: it normalises with the statistics of the batch and updates
+    its running averages. In evaluation mode it would use the statistics stored with the weights.
+    A trained method collected these on augmented views. An untrained method never collected any,
+    so it would train without normalisation, and the comparison would be unfair.
 
     Args:
-        method: Copied; the original does not change. Its `features` must be differentiable, with
-            no `torch.no_grad` in it. All weights that it uses are trained, also those that the
-            method itself keeps frozen, such as a momentum teacher's or a frozen tower's.
-        width: Of its features.
+        method: The method to copy; the original does not change. Its `features` must be
+            differentiable, without `torch.no_grad`. All weights that `features` uses are trained,
+            even those that the method itself freezes, such as a momentum teacher or a frozen tower.
+        width: Width of its features.
         classes: Number of classes.
-        views: How a picture is varied while training.
+        views: How pictures are augmented during training.
     """
 
     lasting = ("",)
@@ -57,16 +56,15 @@ class FineTuned(Method):
         super().__init__()
         self.method = copy.deepcopy(method).requires_grad_(True)
         self.views = Views(views)
-        # Not filled at random first: that would draw from the caller's random numbers.
+        # skip_init draws no random numbers, so the caller's random state does not change.
         device = next(self.method.parameters()).device
         self.head = nn.utils.skip_init(nn.Linear, width, classes, device=device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def train(self, mode: bool = True) -> "FineTuned":
-        """Switch every part, also a tower that the method itself keeps in evaluation mode."""
-        super().train(mode)
-        for part in self.method.modules():
+        """Set the mode of every part, even a tower that the method keeps in evaluation mode."""
+        for part in self.modules():
             part.training = mode
         return self
 
@@ -75,7 +73,7 @@ class FineTuned(Method):
         return self.method.features(images)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the cross-entropy ("loss") and the share of right answers ("accuracy")."""
+        """Return the cross-entropy ("loss") and the share of correct predictions ("accuracy")."""
         images = self.views(batch.images) if self.training else batch.images
         logits = self.head(self.features(images))  # (b, classes)
         right = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
@@ -83,7 +81,7 @@ class FineTuned(Method):
 
     @torch.no_grad()
     def predict(self, data: ImageTextData) -> Int64[Tensor, " n"]:
-        """Return each picture's predicted class, on the CPU, with all modes left as they are."""
+        """Return each picture's predicted class, on the CPU; all modes stay as they were."""
         features = embed_features(self, data.images)
         logits: Tensor = self.head(features.to(self.head.weight))
         return logits.argmax(dim=1).cpu()
@@ -99,23 +97,23 @@ def fine_tune(
     seed: int,
     views: ViewsConfig | None = None,
 ) -> FineTuned:
-    """Train a copy of a method on labelled pictures: AdamW, cosine schedule, a tenth of warm-up.
+    """Fine-tune a copy of a method on labelled pictures: AdamW, cosine schedule, 10 % warm-up.
 
-    The budget is in steps, so that all methods, and all numbers of labels, get the same. It is
-    rounded up to whole passes through the pictures.
+    The budget is in steps, so it is the same for all methods and all numbers of labels. It is
+    rounded up to whole epochs.
 
     Args:
-        method: Trained, or not: an untrained one is the baseline. It is left as it is.
+        method: The method to copy, trained or (as a baseline) untrained. It does not change.
         labelled: The pictures to train on, such as
             `train.subset(few_labels(train.labels, 10, per_class=10, seed=0))`.
-        steps: Of the optimizer.
-        batch_size: Pictures a step, at most all of them.
-        lr: Largest learning rate, of the encoder and the classifier alike.
-        seed: Of the order of pictures, the views, and dropout.
-        views: How a picture is varied while training; None: not at all.
+        steps: Number of optimizer steps.
+        batch_size: Pictures per step, at most the number of labelled pictures.
+        lr: Peak learning rate of both the encoder and the classifier.
+        seed: Seed of the order of the pictures, the augmentation, and dropout.
+        views: How pictures are augmented during training; None: no augmentation.
 
     Returns:
-        The fine-tuned copy, in evaluation mode; `predict` classifies with it.
+        The fine-tuned copy, in evaluation mode; classify with its `predict`.
 
     Raises:
         ValueError: If `features` carries no gradient, there are fewer pictures than one batch, or
@@ -123,7 +121,7 @@ def fine_tune(
 
     References:
         Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform
-        Out-of-Distribution", on why a random classifier is a bad start.
+        Out-of-Distribution", on why not to start with a random classifier.
     """
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps and batch_size must be positive; got {steps} and {batch_size}.")
@@ -131,7 +129,7 @@ def fine_tune(
         epochs=math.ceil(steps / max(1, len(labelled) // batch_size)),
         batch_size=batch_size,
         lr=lr,
-        text_lr=1.0,  # texts are not learned from
+        text_lr=1.0,  # has no effect: texts are not used
         weight_decay=0.05,
         optimizer="adamw",
         schedule="cosine",
@@ -145,7 +143,7 @@ def fine_tune(
     if not tuned.eval().features(labelled.images[:1].to(device)).requires_grad:
         raise ValueError(
             f"the features of {type(method).__name__} carry no gradient, so its weights cannot be "
-            "trained on: take torch.no_grad out of `features` (evaluation switches it on itself)."
+            "fine-tuned: remove torch.no_grad from `features` (evaluation adds it by itself)."
         )
     fit(tuned, labelled, config, progress=False)
     return tuned
@@ -158,28 +156,27 @@ def fine_tune_report(
     recipe: FineTuneConfig,
     predictions: dict[str, Tensor] | None = None,
 ) -> dict[str, float]:
-    """Fine-tune with each choice of labels, always from the same start, and measure.
+    """Fine-tune once for each choice of labels, each time from the method's weights, and measure.
 
-    The names are those of `probe_report`: `fine_tuned_<name>`, `_std`, `_draws`. The number of a
-    choice is the seed of its training. The number of steps (`fine_tuned_<name>_steps`) is the
-    budget, rounded up to whole passes.
+    The names are as in `probe_report`: `fine_tuned_<name>`, `_std`, `_draws`. The index of a choice
+    is also the seed of its training. `fine_tuned_<name>_steps` is the number of steps: the budget,
+    rounded up to whole epochs.
 
     Args:
-        method: Left as it is.
-        splits: Training set and test set. To choose a setting by these numbers, put a validation
-            set in the place of the test set.
+        method: The method to start from; it does not change.
+        splits: Training set and test set. To choose settings by these numbers, pass a validation
+            set instead of the test set.
         chosen: The labelled examples of the training set, from `label_draws`.
-        recipe: Steps, learning rate, views; a batch is at most as large as the smallest choice.
+        recipe: The settings; `batch_size` must not exceed the smallest choice.
         predictions: If given, filled with the predicted classes behind each accuracy, (draws, n).
 
     Returns:
-        Flat: name → number.
+        A flat dictionary: name → number.
 
     Raises:
-        ValueError: A choice is smaller than a batch, or see `fine_tune`.
+        ValueError: If a choice is smaller than a batch, or for a reason given in `fine_tune`.
     """
-    asked: dict[str, Any] = vars(recipe).copy()
-    del asked["baseline"]
+    asked = {name: value for name, value in vars(recipe).items() if name != "baseline"}
 
     def answers(index: Int64[Tensor, " m"], seed: int) -> Int64[Tensor, " n"]:
         tuned = fine_tune(method, splits.train.subset(index), seed=seed, **asked)

@@ -1,7 +1,7 @@
-"""Finding the right text for a picture and the right picture for a text; similarity of pairs.
+"""Retrieval between pictures and texts, and the similarity of pairs.
 
-Each measure is the expectation when ties (`neighbours.TIE`) are broken at random. For mAP tied
-answers are found together.
+Each retrieval measure is its expected value when ties (`neighbours.TIE`) are broken at random. In
+mAP, all tied answers get the rank of the last of them.
 """
 
 from collections.abc import Sequence
@@ -23,48 +23,48 @@ def retrieval(
     ks: Sequence[int] = (1, 5, 10),
     mean_ap: bool = True,
 ) -> dict[str, float]:
-    """Label-aware retrieval: an answer is right if it is of the query's group.
+    """Measure label-aware retrieval: an answer is correct if it belongs to the query's group.
 
-    - `R@k`: the share of queries with at least one right answer among the first k. Chance is
+    - `R@k`: the share of queries with at least one correct answer among the first k. Chance is
       about 1 - (1 - p)^k, where p is the group's share of the gallery: 65 % at k = 10 for ten
       classes.
-    - `P@k`: the share of right answers among the first k. Chance is p.
-    - `mAP`: the mean of average precision over the whole ranking. Chance is about p.
+    - `P@k`: the share of correct answers among the first k. Chance is p.
+    - `mAP`: average precision over the whole ranking, averaged over the queries. Chance is about p.
 
-    All three can reach 1 as long as every group has k members in the gallery. Where a query's
-    group has fewer, its P@k cannot exceed members / k.
+    R@k and mAP can always reach 1. P@k can if the query's group has at least k members in the
+    gallery; otherwise it cannot exceed members / k.
 
     Args:
-        queries: What is looked for, in the shared space.
-        gallery: Where it is looked for.
-        query_groups: Class (or any group) of each query.
-        gallery_groups: Class of each item of the gallery.
-        ks: How many answers are looked at.
-        mean_ap: Whether to sort all answers for mAP, which takes most of the time.
+        queries: Embeddings of the queries in the shared space.
+        gallery: Embeddings to search.
+        query_groups: Class (or any other group) of each query.
+        gallery_groups: Class (or other group) of each item of the gallery.
+        ks: Numbers of top answers to evaluate.
+        mean_ap: Whether to compute mAP, which sorts all answers and takes most of the time.
 
     Returns:
-        "R@k" and "P@k" for every k, and "mAP".
+        "R@k" and "P@k" for every k, and "mAP" if `mean_ap`.
 
     Raises:
-        ValueError: A set is empty or holds NaN, dimensions or lengths differ, a k is not within
-            1 … m, the gallery holds one group only, or a query's group is not in the gallery.
+        ValueError: If a set is empty or contains NaN, dimensions or lengths differ, a k is not
+            within 1 … m, the gallery has only one group, or lacks the group of a query.
     """
     require_rows("queries", queries, "gallery", gallery)
     require_one_a_row("query_groups", query_groups, len(queries))
     require_one_a_row("gallery_groups", gallery_groups, len(gallery))
     if len(gallery_groups.unique()) < 2:
-        raise ValueError("the gallery holds one group only: every answer would be right.")
+        raise ValueError("the gallery holds one group only, so every answer would be correct.")
     missing = query_groups[~torch.isin(query_groups, gallery_groups)].unique().tolist()
     if missing:
-        raise ValueError(f"the gallery holds nothing of the groups {missing[:5]} of the queries.")
+        raise ValueError(f"the gallery has no item of the query groups {missing[:5]}.")
     if len(ks) == 0 or min(ks) < 1 or max(ks) > len(gallery):
         raise ValueError(
-            f"ks is {tuple(ks)}, but the gallery holds {len(gallery)}: choose from 1 to that."
+            f"ks is {tuple(ks)}, but the gallery holds {len(gallery)}: choose 1 to {len(gallery)}."
         )
     sums = dict.fromkeys([f"{m}@{k}" for m in "RP" for k in ks] + ["mAP"] * mean_ap, 0.0)
     for rows, similarity in similar_blocks(queries, gallery):
         right = query_groups[rows, None] == gallery_groups[None, :]  # (b, m)
-        best = similarity.topk(max(ks), dim=1).values  # (b, max k), from the most similar down
+        best = similarity.topk(max(ks), dim=1).values  # (b, max k), in descending order
         for k in ks:
             recall, precision = _first_k(similarity, right, best[:, k - 1 : k], k)
             sums[f"R@{k}"] += float(recall.sum())
@@ -81,26 +81,26 @@ def exact_caption_retrieval(
     caption_index: Int[Tensor, " n"],
     ks: Sequence[int] = (1, 5, 10),
 ) -> dict[str, float]:
-    """Each picture looks for its own caption in a gallery of n captions, one a picture.
+    """Measure how often each picture finds its own caption among the captions of all n pictures.
 
-    Captions repeat: if n_i pictures share a caption, the gallery holds it n_i times, no method
-    can tell the copies apart, and the own copy is among the first k with probability k / n_i at
-    best. That is the ceiling, given next to each result: with ten captions for 10,000 pictures
-    R@1 cannot exceed 0.1 %. Chance is k / n. It is `retrieval` with a group for each picture.
+    If n_i pictures share a caption, the gallery contains it n_i times. No method can tell these
+    copies apart, so the picture's own copy is among the first k with probability k / n_i at best.
+    This ceiling is returned with each result: with ten captions for 10,000 pictures, R@1 cannot
+    exceed 0.1 %. Chance is k / n. This is `retrieval` with each picture as its own group.
 
     Args:
-        image: Pictures in the shared space.
-        text: The different captions.
-        caption_index: For each picture, where its caption stands in `text`.
-        ks: How many answers are looked at.
+        image: Embeddings of the pictures in the shared space.
+        text: Embeddings of the distinct captions in the shared space.
+        caption_index: For each picture, the row of its caption in `text`.
+        ks: Numbers of top answers to evaluate.
 
     Returns:
         "R@k" and "R@k_ceiling" for every k.
 
     Raises:
-        ValueError: There is one picture only, a set holds NaN, the dimensions differ, or a k is
-            not within 1 … n.
-        IndexError: An index lies outside `text`.
+        ValueError: If there is only one picture, a set contains NaN, the dimensions differ, or a
+            k is not within 1 … n.
+        IndexError: If an index lies outside `text`.
     """
     own = torch.arange(len(image), device=image.device)
     found = retrieval(image, text[caption_index], own, own, ks, mean_ap=False)
@@ -115,37 +115,37 @@ def exact_caption_retrieval(
 def pair_similarity(
     image: Float[Tensor, "n dim"], text: Float[Tensor, "n dim"], labels: Int[Tensor, " n"]
 ) -> dict[str, float]:
-    """Mean cosine similarity of pictures with right, wrong, and randomly drawn texts.
+    """Compute the mean cosine similarity of pictures with their own and with other texts.
 
-    - `positive`: with the own text. Its ceiling is 1.
-    - `different_class`: with the texts of all pictures of other classes. For c classes pulled
-      apart evenly it is -1 / (c - 1): -0.11 for ten.
-    - `contaminated`: with the texts of all other pictures, those of the same class included. This
-      is what "negative pairs" drawn at random measure, and it is too high: with ten classes about
-      a tenth of it is positive similarity.
+    - `positive`: with the picture's own text. At most 1.
+    - `different_class`: with the texts of all pictures of other classes. For c classes spread
+      evenly in space it is -1 / (c - 1): -0.11 for ten.
+    - `contaminated`: with the texts of all other pictures, including those of the same class. This
+      is what randomly drawn "negative pairs" measure, and it is too high: with ten classes, about
+      a tenth of these pairs belong to the same class.
 
     All three are exact means over all pairs, in double precision.
 
     Args:
-        image: Pictures in the shared space.
-        text: Row i is the text of picture i.
-        labels: Classes.
+        image: Embeddings of the pictures in the shared space.
+        text: Embeddings of the texts; row i is the text of picture i.
+        labels: The class of each picture.
 
     Returns:
         "positive", "different_class", "contaminated".
 
     Raises:
-        ValueError: Shapes or lengths differ, there are fewer than two classes, or a set holds NaN.
+        ValueError: If shapes or lengths differ, there is only one class, or a set contains NaN.
     """
     require_rows("image", image, "text", text)
     if len(image) != len(text) or labels.shape != (len(image),):
         raise ValueError(
             f"{len(image)} pictures, {len(text)} texts, labels of shape {tuple(labels.shape)}; "
-            "expected one text and one label a picture."
+            "expected one text and one label per picture."
         )
     if len(labels.unique()) < 2:
         raise ValueError("all pictures are of one class: there are no pairs of different classes.")
-    # Sums over many pairs: in double precision, on the CPU, which has it on every machine.
+    # Sums over many pairs need float64, which some devices lack, so compute on the CPU.
     x, t = image.cpu().double(), text.cpu().double()
     by_picture, by_class = similarities(x, t), similarities(x, t, labels.cpu())
     return {
@@ -158,13 +158,13 @@ def pair_similarity(
 def _first_k(
     similarity: Float[Tensor, "b m"], right: Bool[Tensor, "b m"], last: Float[Tensor, "b 1"], k: int
 ) -> tuple[Float64[Tensor, " b"], Float64[Tensor, " b"]]:
-    """Expected recall (any right?) and precision of the first k, ties broken at random.
+    """Return each query's expected R@k and P@k when ties are broken at random.
 
-    All answers above the k-th largest similarity, `last`, are in; those tied with it share the
-    places left.
+    All answers above the k-th largest similarity, `last`, are among the first k. Answers tied with
+    it share the remaining places.
     """
     above, least = similarity > last + TIE, similarity >= last - TIE
-    # Counted in int32, ten times as fast as in int64; then in double, for exact fractions.
+    # Count in int32, ten times as fast as in int64; then convert to float64 for the fractions.
     counted = (above, least, above & right, least & right)
     n_above, n_least, right_above, right_least = (
         true.sum(dim=1, dtype=torch.int32).cpu().double() for true in counted
@@ -172,7 +172,7 @@ def _first_k(
     places = k - n_above  # (b,) at least 1
     tied, right_tied = n_least - n_above, right_least - right_above
     precision = (right_above + places * right_tied / tied) / k
-    # Chance that none of the places goes to a right answer: drawing without replacement.
+    # Probability that no correct answer gets a place: tied answers are drawn without replacement.
     miss = (right_above == 0).cpu().double()
     for drawn in range(k):
         step = (tied - right_tied - drawn).clamp(min=0) / (tied - drawn).clamp(min=1)
@@ -181,9 +181,9 @@ def _first_k(
 
 
 def _average_precision(similarity: Float[np.ndarray, " m"], right: Bool[np.ndarray, " m"]) -> float:
-    """Mean precision at the right answers of one query; tied answers are found together."""
+    """Return the mean precision at one query's correct answers; ties share the last rank."""
     everything, hits = np.sort(similarity), np.sort(similarity[right])
-    # The rank of an answer is how many are at least as similar: the place where its ties end.
+    # The rank of an answer is the number of answers that are at least as similar, ties included.
     least = hits - np.float32(TIE)
     ranks = len(everything) - np.searchsorted(everything, least)
     found = len(hits) - np.searchsorted(hits, least)

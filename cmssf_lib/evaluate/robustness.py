@@ -1,9 +1,8 @@
-"""Several modalities: how good an answer can be at most, and how much a model keeps of it.
+"""Several modalities: the best possible accuracy, and how robust a fusion model is.
 
-The ceilings are computed by counting, not measured: the tables say how often everything comes
-together, and the best possible rule is found by looking at each case. What stays under such a
-ceiling is no fault of a model or its training. The reports say what a fusion model can do when its
-modalities are noisy, late, mixed up or missing.
+The ceilings are computed exactly from tables of how often inputs and answers occur together. Errors
+that a ceiling already implies are not the fault of a model or its training. The reports measure a
+fusion model when its modalities are noisy, delayed, mispaired or missing.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,14 +25,14 @@ from cmssf_lib.data import (
 from cmssf_lib.evaluate.neighbours import accuracy
 from cmssf_lib.fusion import FusionClassifier
 
-#: Strengths at which a trained model is measured, on top of what it was trained on.
-PIXEL_NOISE = (0.1, 0.2, 0.3, 0.4, 0.5)  # standard deviation, in parts of a pixel's range
+#: Strengths of the damage in the tests, on top of any noise that the data already contain.
+PIXEL_NOISE = (0.1, 0.2, 0.3, 0.4, 0.5)  # standard deviation, relative to a pixel's range
 SOUND_NOISE = (0.5, 1.0, 1.5, 2.0, 3.0)  # standard deviation; a tone's sines have amplitude 0.5
 DELAYS = (0.01, 0.02, 0.03, 0.04, 0.05)  # seconds; the tone lasts 0.05
-RATES = (0.2, 0.4, 0.6, 0.8, 1.0)  # shares of the test set
+RATES = (0.2, 0.4, 0.6, 0.8, 1.0)  # fractions of the test set
 
 Damage = Callable[[ImageTextData, float], ImageTextData]
-#: What is damaged, how, how strongly, and what does it. The seeds are the same for every model.
+#: Modality, kind of damage, strengths, and function. The seeds are the same for every model.
 DAMAGES: tuple[tuple[str, str, tuple[float, ...], Damage], ...] = (
     ("image", "noise", PIXEL_NOISE, partial(noisy_pixels, seed=2)),
     ("sound", "noise", SOUND_NOISE, partial(noisy_sounds, seed=3)),
@@ -42,34 +41,32 @@ DAMAGES: tuple[tuple[str, str, tuple[float, ...], Damage], ...] = (
     ("sound", "mispaired", RATES, lambda test, rate: mispaired(test, "sound", rate, seed=4)),
 )
 
-Presence = Mapping[str, Bool[Tensor, " n"]]
-
 
 def single_ceiling(joint: Shaped[Tensor, "a b classes"], axis: int) -> float:
-    """Return the best accuracy from one modality alone: under each of its values, one answer.
+    """Return the best accuracy that a single modality allows: one answer for each of its values.
 
     Args:
-        joint: How often each value of modality A, value of modality B and answer come
-            together, as counts or probabilities.
-        axis: 0 for what A alone can reach, 1 for B.
+        joint: How often each combination of a value of modality A, a value of modality B and an
+            answer occurs, as counts or probabilities.
+        axis: 0 for modality A alone, 1 for modality B alone.
 
     Raises:
-        ValueError: If the axis is neither, or the table is not one of frequencies.
+        ValueError: If the axis is neither 0 nor 1, or the table does not hold frequencies.
     """
     if axis not in (0, 1):
-        raise ValueError(f"axis is 0 for modality A or 1 for modality B; got {axis}")
+        raise ValueError(f"axis must be 0 for modality A or 1 for modality B; got {axis}")
     table = _probabilities(joint)
     return float(table.sum(dim=1 - axis).amax(dim=1).sum())
 
 
 def joint_ceiling(joint: Shaped[Tensor, "a b classes"]) -> float:
-    """Return the best accuracy of anyone who sees both modalities.
+    """Return the best accuracy that both modalities together allow.
 
     Args:
         joint: As for `single_ceiling`.
 
     Raises:
-        ValueError: If the table is not one of frequencies.
+        ValueError: If the table does not hold frequencies.
     """
     return float(_probabilities(joint).amax(dim=2).sum())
 
@@ -77,34 +74,33 @@ def joint_ceiling(joint: Shaped[Tensor, "a b classes"]) -> float:
 def output_fusion_ceiling(joint: Shaped[Tensor, "a b classes"]) -> float:
     """Return the best accuracy of any fusion of two models' outputs.
 
-    Output-level fusion never sees a picture or a question, only what the two models say about
-    the answer: p(answer | a) and p(answer | b). Its rule, be it a mean, learned weights or a
-    stacked classifier, is a function of these two. So it must give one answer to all cases
-    (a, b) in which both posteriors are the same. The cases are sorted into such groups; in
-    each, the most frequent answer is the best that can be given.
+    Output-level fusion never sees a picture or a question, only the models' predictions of the
+    answer: p(answer | a) and p(answer | b). Whether a mean, learned weights or a stacked
+    classifier, its rule is a function of these two posteriors. So it must give the same answer
+    in all cases (a, b) that share both posteriors. This function groups the cases accordingly; in
+    each group, the most frequent answer is the best choice.
 
-    It is assumed that both single models are ideal: that their outputs are the posteriors. A
-    poorer model knows less. But a real network's outputs also differ a little between pictures
-    about which the posterior is the same, and a rule that is learned from many examples can
-    read something from that: measured accuracies may lie a few points higher.
+    The ceiling assumes ideal single models, whose outputs are the true posteriors. A weaker model
+    provides less information. However, a real network's outputs also vary slightly among inputs
+    with the same posterior, and a rule fitted on many examples can exploit this variation: measured
+    accuracies may be a few points higher.
 
     Args:
-        joint: How often each value of modality A, value of modality B and answer come
-            together, as counts or probabilities. Best as whole numbers or float64: posteriors
-            count as the same up to 1e-9, those of a table in float32 only up to 1e-5.
+        joint: As for `single_ceiling`, preferably integers or float64: posteriors that differ by
+            less than about 1e-9 (in other floating-point tables about 1e-5) count as equal.
 
     Returns:
-        Between the larger of the two single ceilings and the joint one.
+        An accuracy between the larger of the two single ceilings and the joint ceiling.
 
     Raises:
-        ValueError: If the table is not one of frequencies.
+        ValueError: If the table does not hold frequencies.
     """
     table = _probabilities(joint)
     exact = joint.dtype == torch.float64 or not joint.is_floating_point()
-    groups = []  # (a, groups of A) and (b, groups of B): 1 where a value is of a group, else 0
+    groups = []  # (a, groups of A) and (b, groups of B), one-hot: the group of each value
     for axis in (0, 1):
         alone = table.sum(dim=1 - axis)  # (a, classes), then (b, classes)
-        # A value that never occurs has no posterior; it weighs nothing, wherever it is put.
+        # A value that never occurs has no posterior (0 / 0). Its weight is 0, so any group will do.
         posterior = (alone / alone.sum(dim=1, keepdim=True)).nan_to_num()
         rounded = posterior.round(decimals=9 if exact else 5)
         group = torch.unique(rounded, dim=0, return_inverse=True)[1]
@@ -114,10 +110,10 @@ def output_fusion_ceiling(joint: Shaped[Tensor, "a b classes"]) -> float:
 
 
 def caption_ceiling(data: ImageTextData) -> float:
-    """Return the best accuracy of any classifier that reads nothing but the captions.
+    """Return the best accuracy of any classifier that sees only the captions.
 
-    Under each caption it can give one answer; the best is the class most often found there.
-    It counts on this very data, so with few pictures a caption it is a little too high.
+    For each caption, the best answer is its most frequent class. The counts come from this same
+    data, so with few pictures per caption the ceiling is slightly too high.
 
     Args:
         data: Pictures with captions and labels.
@@ -127,27 +123,27 @@ def caption_ceiling(data: ImageTextData) -> float:
 
 
 def _probabilities(joint: Shaped[Tensor, "a b classes"]) -> Float[Tensor, "a b classes"]:
-    """Check a table of frequencies and let it sum to one."""
+    """Check a table of frequencies and normalise it to sum to one."""
     if joint.ndim != 3:
-        raise ValueError(f"a joint table has three axes, A, B and answer; not {joint.ndim}")
+        raise ValueError(f"a joint table has three axes (A, B, answer); got {joint.ndim}")
     table = joint.cpu().double()
     if not (table.isfinite().all() and (table >= 0).all() and table.sum() > 0):
         raise ValueError(
-            "a joint table holds counts or probabilities: finite, none negative, not all zero"
+            "a joint table must hold counts or probabilities: finite, none negative, not all zero"
         )
     return table / table.sum()
 
 
 def fusion_monitor(method: FusionClassifier, validation: ImageTextData) -> dict[str, float]:
-    """Measure a fusion model on held-out examples while it trains.
+    """Measure a fusion model on held-out examples during training.
 
     Args:
-        method: In training; its modes and weights are left as they are.
-        validation: Held out from the training set.
+        method: The model in training; its modes and weights do not change.
+        validation: Examples held out from the training set.
 
     Returns:
-        "validation_accuracy". An output-level fusion is measured by the mean of its models,
-        since the other rules are fitted at the end.
+        "validation_accuracy". Output-level fusion uses the mean of its models' outputs here,
+        because the other rules are fitted after the training.
     """
     rule = "mean" if method.config.kind == "late" else None
     answers = method.predict(validation, rule=rule).argmax(dim=1)
@@ -155,28 +151,29 @@ def fusion_monitor(method: FusionClassifier, validation: ImageTextData) -> dict[
 
 
 def fusion_report(method: FusionClassifier, test: ImageTextData) -> dict[str, float]:
-    """Measure a trained fusion model, on the test set as it is and on damaged copies of it.
+    """Measure a trained fusion model on the test set and on damaged copies of it.
 
-    - `accuracy`: on the test set as it is.
-    - `only_image`, …: all other modalities hidden.
-    - `image_missing_0.4`, …: this modality hidden from this share of the examples; from all of
-      them at 1.0. `any_missing_0.4`: each modality of each example hidden with this probability,
-      but never the last one.
-    - `image_noise_0.2`, `sound_noise_1.0`, …: standard deviation of noise that is added.
-    - `sound_delay_0.02`, …: seconds by which the sound starts later.
-    - `text_mispaired_0.4`, …: share of the examples with another example's text or sound.
-    - `kind_colour_of_left`, …: on the questions of one kind, where the data are questions.
-    - `parameters`: how many are trained.
+    - `accuracy`: on the undamaged test set.
+    - `only_image`, …: with all other modalities hidden.
+    - `image_missing_0.4`, …: with this modality hidden in this fraction of the examples.
+      `any_missing_0.4`, …: with each modality of each example hidden with this probability, but
+      never all of them.
+    - `image_noise_0.2`, `sound_noise_1.0`, …: with added noise of this standard deviation.
+    - `sound_delay_0.02`, …: with the sound delayed by this many seconds.
+    - `text_mispaired_0.4`, …: with another example's text or sound in this fraction of the
+      examples.
+    - `kind_colour_of_left`, …: on the questions of one kind, if the data are questions.
+    - `parameters`: the number of parameters.
 
-    An output-level fusion gives the same for each of its rules, as `mean.accuracy` and so on, and
-    without a prefix for the rule of its configuration.
+    Output-level fusion is measured with each of its rules: names start with the rule, such as
+    `mean.accuracy`. The rule of its configuration is also given without a prefix.
 
     Args:
-        method: Trained; the rules of an output-level fusion fitted.
+        method: A trained model; for output-level fusion, with fitted rules.
         test: The test set.
 
     Returns:
-        Flat: name → number. Damage is drawn from fixed seeds, the same for every model.
+        A flat dictionary: name → number. The damage uses fixed seeds, the same for every model.
     """
     results = {"parameters": float(sum(p.numel() for p in method.parameters()))}
     rules = ("mean", "weighted", "stacked") if method.config.kind == "late" else (None,)
@@ -199,15 +196,15 @@ def fusion_report(method: FusionClassifier, test: ImageTextData) -> dict[str, fl
 
 def damaged(
     test: ImageTextData, modalities: tuple[str, ...]
-) -> Iterator[tuple[str, ImageTextData, Presence | None]]:
-    """Go through the damaged copies of a test set: (name, data, what is present).
+) -> Iterator[tuple[str, ImageTextData, Mapping[str, Bool[Tensor, " n"]] | None]]:
+    """Yield the damaged copies of a test set: (name, data, which modalities are present).
 
-    The first, "accuracy", is the test set as it is.
+    The first, "accuracy", is the undamaged test set. ``None``: all modalities are present.
     """
     yield "accuracy", test, None
     n = len(test)
     if len(modalities) > 1:
-        # One draw for all rates: whoever is without it at 20 % is without it at 40 % too.
+        # One draw for all rates: an example that lacks a modality at 20 % also lacks it at 40 %.
         draw = torch.rand(n, generator=torch.Generator().manual_seed(0))
         for modality in modalities:
             alone = {other: torch.full((n,), other == modality) for other in modalities}
@@ -216,7 +213,7 @@ def damaged(
                 yield f"{modality}_missing_{rate}", test, {modality: draw >= rate}
         draw = torch.rand(n, len(modalities), generator=torch.Generator().manual_seed(1))
         for rate in RATES:
-            here = (draw >= rate) | (draw == draw.amax(dim=1, keepdim=True))  # never none
+            here = (draw >= rate) | (draw == draw.amax(dim=1, keepdim=True))  # keep at least one
             yield f"any_missing_{rate}", test, dict(zip(modalities, here.unbind(1), strict=True))
     for modality, what, strengths, change in DAMAGES:
         if modality in modalities and (what != "mispaired" or len(modalities) > 1):

@@ -1,11 +1,11 @@
-"""Fusion: where and how pictures, words and sounds are brought together.
+"""Fusion: where and how pictures, words and sounds are combined.
 
-All models take the same dictionary of modalities and say what is missing the same way:
+All models take the same dictionary of modalities and mark missing ones in the same way:
 ``model(inputs, present)`` → logits. They differ in where the modalities meet: in the data
-(`EarlyFusion`), in the features (`FeatureFusion`), in the answers (`LateFusion`), or again and
-again on the way (`CoAttention`). The first and the last have one encoder for all (`joint.py`),
-the other two one for each modality (`separate.py`). `FusionClassifier` is what `fit` trains: any
-of these models, on pictures, captions and sounds.
+(`EarlyFusion`), in the features (`FeatureFusion`), in the predictions (`LateFusion`), or in every
+layer (`CoAttention`). The first and the last encode all modalities together (`joint.py`); the
+other two have one encoder for each modality (`separate.py`). `FusionClassifier` is what `fit`
+trains: any of these models, on pictures, captions and sounds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,22 +44,22 @@ MODELS: Mapping[str, type[FusionModel]] = {
     model.kind: model for model in (EarlyFusion, FeatureFusion, LateFusion, CoAttention)
 }
 RULES = {kind: model.rules for kind, model in MODELS.items()}
-AT_ONCE = 512  # examples that are answered at once
+AT_ONCE = 512  # examples in a batch of predictions
 
 
 class FusionClassifier(Method):
-    """Answers with a class what several modalities show.
+    """Classifies examples from several modalities.
 
     Args:
         config: Which model, and its sizes.
-        captions: Texts the tokenizer is built from; read only if "text" is a modality.
-        classes: Number of answers.
+        captions: Texts to build the tokenizer from; used only if "text" is a modality.
+        classes: Number of classes.
 
     Attributes:
         model: The fusion model.
 
     Raises:
-        ValueError: If the configuration is inconsistent, or there are no captions to build from.
+        ValueError: If the configuration is inconsistent, or the tokenizer lacks captions.
     """
 
     lasting = ("",)
@@ -73,15 +73,18 @@ class FusionClassifier(Method):
         self.model = MODELS[config.kind](config, vocabulary, classes)
 
     def inputs(self, batch: Batch, hide: Sequence[str] = ()) -> dict[str, Tensor]:
-        """Collect what the model takes from a batch.
+        """Collect the model's inputs from a batch.
 
         Args:
-            batch: Of the data.
+            batch: A batch of the data.
             hide: Modalities to leave out.
 
+        Returns:
+            The tensor of each modality that the model takes and ``hide`` does not name.
+
         Raises:
-            ValueError: If the data has no sounds but the model takes them, or `hide` names
-                what the model does not take.
+            ValueError: If the data has no sounds but the model takes them, or ``hide`` names
+                a modality that the model does not take.
         """
         takes = self.config.modalities
         if unknown := [name for name in hide if name not in takes]:
@@ -97,11 +100,11 @@ class FusionClassifier(Method):
         return {name: found[name] for name in takes if name not in hide}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Compare the answers with the labels.
+        """Compare the predictions with the labels.
 
         Returns:
-            "loss", the cross-entropy (for late fusion the sum of the single models'), and
-            "accuracy" (for late fusion that of the rule "mean", which needs no fitting).
+            "loss", the cross-entropy (for late fusion the sum over its models), and "accuracy"
+            (for late fusion that of the rule "mean", which needs no fitting).
         """
         inputs = self.inputs(batch)
         if isinstance(self.model, LateFusion):
@@ -122,24 +125,25 @@ class FusionClassifier(Method):
         hide: Sequence[str] = (),
         rule: str | None = None,
     ) -> Float[Tensor, "n classes"]:
-        """Answer for every example, in evaluation mode.
+        """Predict the class of every example, in evaluation mode.
 
         Args:
-            data: On any device.
+            data: Data on any device.
             present: For a modality, ``(n,)`` bool: which examples have it.
-            hide: Modalities that are missing for all.
-            rule: Of late fusion, in place of the configuration's.
+            hide: Modalities that are missing for all examples.
+            rule: Rule of late fusion to use instead of the configured one.
 
         Returns:
             Log-probabilities, on the data's device.
 
         Raises:
-            ValueError: As `collect_masks`; a mask must be as long as the data; only late
-                fusion takes a rule.
-            RuntimeError: If the rule of a late fusion has not been fitted.
+            ValueError: As for `collect_masks` and `inputs`; or if a rule is unknown or given to
+                a model that is not late fusion.
+            TypeError: If a mask is not bool.
+            RuntimeError: If the rule of late fusion has not been fitted.
         """
         takes, present = self.config.modalities, present or {}
-        collect_masks(dict.fromkeys(takes, data.labels), present, takes)  # refuses what cannot be
+        collect_masks(dict.fromkeys(takes, data.labels), present, takes)  # check the masks
         model = self.model if rule is None else partial(self._late(), rule=rule)
         answers = []
         with evaluating(self) as device:
@@ -152,10 +156,10 @@ class FusionClassifier(Method):
         """Fit how late fusion weighs its models, on data held out from training.
 
         Args:
-            validation: Held out; it must show every class.
+            validation: Held-out data that contains every class.
 
         Raises:
-            ValueError: If the model is no late fusion, or a class is missing.
+            ValueError: If the model is not late fusion, or a class is missing.
         """
         model = self._late()
         with evaluating(self) as device:
@@ -166,5 +170,5 @@ class FusionClassifier(Method):
 
     def _late(self) -> LateFusion:
         if not isinstance(self.model, LateFusion):
-            raise ValueError(f"only late fusion has rules to choose; this is {self.model.kind}")
+            raise ValueError(f"only late fusion can fit or set rules; kind is {self.model.kind!r}")
         return self.model

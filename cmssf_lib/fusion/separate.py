@@ -1,4 +1,4 @@
-"""One encoder for each modality: feature-level fusion joins their vectors, late fusion answers."""
+"""One encoder for each modality: feature fusion combines vectors, late fusion predictions."""
 
 import math
 
@@ -11,33 +11,33 @@ from torch.nn import functional as F
 from cmssf_lib.fusion.inputs import FusionConfig, FusionModel, Inputs, Logits, Masks, Presence, hide
 from cmssf_lib.fusion.streams import StreamEncoder, mlp
 
-Answers = Float[Tensor, "b m classes"]  # log-probabilities, of each modality's model
+Answers = Float[Tensor, "b m classes"]  # log-probabilities from the model of each modality
 Labels = Int64[Tensor, " b"]
 Shares = Float[Tensor, "b m"]  # how much each modality counts for each example
-FAINTEST = -10.0  # the stacking sees no log-probability below this: surer is not righter
+FAINTEST = -10.0  # floor of the log-probabilities in stacking, so that extreme ones do not dominate
 
 
 class FeatureFusion(FusionModel):
-    """Joins modalities at the level of features.
+    """Combines modalities at the feature level.
 
-    Rule "concat": the vectors stand side by side; a missing one is zeros. Rule "gated": a
-    weighted mean whose weights the features themselves decide. Rule "bilinear": the vectors are
-    multiplied, number by number, after each has been projected to ``rank`` numbers; 1 stands
-    for a missing one.
+    Rule "concat": the vectors are concatenated; a missing one is zeros. Rule "gated": a weighted
+    mean whose weights are predicted from the vectors. Rule "bilinear": each vector is projected
+    to ``rank`` numbers, 1 is added, and the results are multiplied elementwise; a missing one
+    counts as 1.
 
     References:
         Arevalo et al. 2017, "Gated multimodal units for information fusion", section 3.1 (here
         with a softmax over the modalities, as is usual for more than two); Kim et al. 2017,
         "Hadamard product for low-rank bilinear pooling", equation 4; Liu et al. 2018,
         "Efficient low-rank multimodal fusion with modality-specific factors", section 3.2,
-        where a constant 1 beside the features keeps what one modality says alone.
+        where a constant 1 appended to the features keeps the terms of single modalities.
     """
 
     kind = "feature"
     rules = ("concat", "gated", "bilinear")
 
     def add_parts(self, config: FusionConfig, classes: int) -> None:
-        """Make what this kind of model consists of."""
+        """Create the modules of this kind of model."""
         width, count = config.width, len(config.modalities)
         self.encoders = self.for_each(StreamEncoder)
         joined = {"concat": count * width, "gated": width, "bilinear": config.rank}[config.rule]
@@ -48,7 +48,7 @@ class FeatureFusion(FusionModel):
         self.answer = mlp(joined, config.hidden, classes)
 
     def forward(self, inputs: Inputs, present: Masks = None) -> Logits:
-        """Return logits; what `collect_masks` says of ``inputs`` and ``present`` holds here."""
+        """Return logits; `collect_masks` describes ``inputs`` and ``present``, and the errors."""
         vectors, presence = self.vectors(self.encoders, inputs, present)  # (b, m, width)
         if self.config.rule == "concat":
             return self.answer(vectors.flatten(1))
@@ -67,23 +67,23 @@ class FeatureFusion(FusionModel):
             ValueError: If the rule is not "gated".
         """
         if self.config.rule != "gated":
-            raise ValueError(f"the rule {self.config.rule!r} has no gates; only 'gated' has")
+            raise ValueError(f"the rule {self.config.rule!r} has no gates; use 'gated'")
         return self._gates(*self.vectors(self.encoders, inputs, present))
 
     def _gates(self, vectors: Float[Tensor, "b m width"], presence: Presence) -> Shares:
-        """A softmax over the modalities that are there."""
+        """Return a softmax over the modalities that are present."""
         scores = self.gate(vectors.flatten(1))
         return scores.masked_fill(~presence, float("-inf")).softmax(dim=1)
 
 
 class LateFusion(FusionModel):
-    """Joins modalities at the level of answers; each model is trained as if it were alone.
+    """Combines the predictions of one model per modality; each model is trained on its own.
 
-    Rule "mean": the mean of the probabilities. "weighted": a weighted mean, one weight a
-    modality. "stacked": a logistic regression that reads all the answers. A missing modality is
-    left out of the means; the regression is told which are there. The last two rules are fitted
-    by `fit_rules` after training, on examples that no model was trained on; from one trained
-    model `combine` gives the answers of all three.
+    Rule "mean": the mean of the probabilities. "weighted": a weighted mean, with one weight for
+    each modality. "stacked": a logistic regression on all predictions. A missing modality is
+    left out of the means; the regression is told which ones are present. `fit_rules` fits the
+    last two rules after training, on examples that no model was trained on. One trained model
+    can predict by all three rules (`combine`).
 
     References:
         Wolpert 1992, "Stacked generalization".
@@ -91,10 +91,10 @@ class LateFusion(FusionModel):
 
     kind = "late"
     rules = ("mean", "weighted", "stacked")
-    hides_inputs = False  # what a model is not shown, it learns nothing from
+    hides_inputs = False  # a model learns nothing from examples that are hidden from it
 
     def add_parts(self, config: FusionConfig, classes: int) -> None:
-        """Make what this kind of model consists of."""
+        """Create the modules of this kind of model."""
         self.models = self.for_each(
             lambda *of: nn.Sequential(StreamEncoder(*of), nn.Linear(config.width, classes))
         )
@@ -107,35 +107,35 @@ class LateFusion(FusionModel):
 
     @property
     def weights(self) -> Float[Tensor, " m"]:
-        """How much each modality counts under the rule "weighted"; they sum to 1."""
+        """The weight of each modality under the rule "weighted"; they sum to 1."""
         return self.log_weights.exp()
 
     def forward(self, inputs: Inputs, present: Masks = None, rule: str | None = None) -> Logits:
-        """Return log-probabilities, by the configuration's rule or another one."""
+        """Return log-probabilities by the configured rule or another one."""
         answers, presence = self.log_probabilities(inputs, present)
         if self.training:
             presence = hide(presence, self.config.modality_dropout)
         return self.combine(answers, presence, rule or self.config.rule)
 
     def log_probabilities(self, inputs: Inputs, present: Masks = None) -> tuple[Answers, Presence]:
-        """Return each model's own answer, and which example has which modality."""
+        """Return each model's log-probabilities, and which example has which modality."""
         logits, presence = self.vectors(self.models, inputs, present)
         return logits.log_softmax(dim=2), presence
 
     def loss(self, answers: Answers, presence: Presence, labels: Labels) -> Float[Tensor, ""]:
         """Add up the models' cross-entropies, each over the examples that have its modality.
 
-        No parameter is shared, so each is trained as if it were alone. Modality dropout plays
-        no part: a model that is hidden from an example learns nothing from it.
+        The models share no parameters, so each is trained on its own. Modality dropout does not
+        apply: a model would learn nothing from an example that is hidden from it.
         """
         wrong = -answers.take_along_dim(labels[:, None, None], dim=2)[..., 0]
         return (wrong * presence).sum(dim=0).div(presence.sum(dim=0).clamp(min=1)).sum()
 
     def combine(self, answers: Answers, presence: Presence, rule: str) -> Logits:
-        """Make one answer out of several.
+        """Combine the predictions of all models into one.
 
         Args:
-            answers: Log-probabilities; those of a missing modality are not read.
+            answers: Log-probabilities; those of a missing modality are ignored.
             presence: Which example has which modality.
             rule: "mean", "weighted" or "stacked".
 
@@ -144,7 +144,7 @@ class LateFusion(FusionModel):
 
         Raises:
             ValueError: If the rule is unknown.
-            RuntimeError: If it has not been fitted.
+            RuntimeError: If the rule has not been fitted.
         """
         if rule not in self.rules:
             raise ValueError(f"unknown rule {rule!r}; choose one of {', '.join(self.rules)}")
@@ -158,18 +158,18 @@ class LateFusion(FusionModel):
 
     @torch.no_grad()
     def fit_rules(self, answers: Answers, presence: Presence, labels: Labels) -> None:
-        """Fit the rules "weighted" and "stacked" to answers on examples held out from training.
+        """Fit the rules "weighted" and "stacked" to predictions on held-out examples.
 
-        With modality dropout in the configuration, modalities are hidden here likewise: a rule
-        that has never seen one missing does not know what to do then.
+        If the configuration has modality dropout, it also applies here: a rule fitted with all
+        modalities present would not know what to do without one.
 
         Raises:
             ValueError: If a class is missing among the labels.
         """
         if (shown := len(torch.unique(labels))) < self.classes:
             raise ValueError(f"hold out more examples: they show {shown} of {self.classes} classes")
-        # On the CPU, whatever the model is on: the regression needs float64, which Apple's MPS
-        # does not have.
+        # On the CPU, wherever the model is: the regression needs float64, which Apple's MPS does
+        # not support.
         answers, presence, labels = (part.detach().cpu() for part in (answers, presence, labels))
         presence = hide(presence, self.config.modality_dropout, torch.Generator().manual_seed(0))
         self.log_weights.copy_(fit_weights(answers, presence, labels))
@@ -178,19 +178,19 @@ class LateFusion(FusionModel):
         found = ((self.stack_weight, regression.coef_), (self.stack_bias, regression.intercept_))
         for buffer, values in found:
             value = torch.tensor(values, dtype=torch.float32)
-            # Of two classes scikit-learn keeps one row, the second class against the first.
+            # For two classes scikit-learn has one row: the second class against the first.
             buffer.copy_(torch.cat([-value, value]) / 2 if self.classes == 2 else value)
         self.fitted.fill_(True)
 
 
 def weighted_mean(answers: Answers, presence: Presence, log_weights: Float[Tensor, " m"]) -> Logits:
-    """Return the logarithm of the weighted mean of the probabilities that are there."""
+    """Return the logarithm of the weighted mean of the probabilities that are present."""
     log_weights = log_weights.masked_fill(~presence, float("-inf")).log_softmax(dim=1)
     return (answers + log_weights[:, :, None]).logsumexp(dim=1)
 
 
 def fit_weights(answers: Answers, presence: Presence, labels: Labels) -> Float[Tensor, " m"]:
-    """Return the logarithms of the weights under which `weighted_mean` fits the labels best."""
+    """Return the logarithms of the weights with which `weighted_mean` fits the labels best."""
     free = torch.zeros(answers.shape[1], requires_grad=True)
     optimizer = torch.optim.LBFGS([free], max_iter=200, line_search_fn="strong_wolfe")
 
@@ -206,6 +206,6 @@ def fit_weights(answers: Answers, presence: Presence, labels: Labels) -> Float[T
 
 
 def stack(answers: Answers, presence: Presence) -> Float[Tensor, "b features"]:
-    """Lay out for the regression what the models say, and which of them say anything."""
+    """Join the log-probabilities and the presence mask as features of the regression."""
     said = answers.clamp(min=FAINTEST).masked_fill(~presence[:, :, None], 0.0)
     return torch.cat([said.flatten(1), presence.to(said.dtype)], dim=1)

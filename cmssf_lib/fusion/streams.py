@@ -1,4 +1,4 @@
-"""From a modality to tokens, and from tokens to one vector: attention and transformer blocks."""
+"""Turn modalities into tokens, and tokens into one vector with attention and blocks."""
 
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
@@ -11,10 +11,10 @@ from cmssf_lib.methods.base import Images
 from cmssf_lib.views import as_float
 
 Tokens = Float[Tensor, "b n width"]
-Real = Bool[Tensor, "b n"]  # which tokens are real: no padding, and of no missing modality
-Context = Float[Tensor, "b k width"]  # the tokens that are looked at
+Real = Bool[Tensor, "b n"]  # which tokens are real: neither padding nor of a missing modality
+Context = Float[Tensor, "b k width"]  # the tokens that are attended to
 Seen = Bool[Tensor, "b k"] | None  # which of these are real; None for all
-Weights = Float[Tensor, "b heads n k"]  # how much each token looks at each; rows sum to 1
+Weights = Float[Tensor, "b heads n k"]  # how much each token attends to each; rows sum to 1
 
 
 def attention(
@@ -26,32 +26,32 @@ def attention(
     """Let each query collect the values of the keys that it matches.
 
     Args:
-        query: What is asked.
-        key: What each token offers.
-        value: What it gives away.
-        real: Which keys may be looked at; padding and missing modalities may not.
+        query: What each token looks for.
+        key: What each token is matched by.
+        value: What each token passes on.
+        real: Which keys may be attended to; padding and missing modalities may not.
 
     Returns:
-        For each query the weighted mean of the values, and the weights, which sum to 1. Where
-        no key is real, both are 0.
+        For each query the weighted mean of the values, and the weights, which sum to 1. If no
+        key is real, both are 0.
 
     References:
         Vaswani et al. 2017, "Attention is all you need", equation 1.
     """
     scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5  # (b, heads, n, k)
     ignored = scores.new_zeros((), dtype=torch.bool) if real is None else ~real[:, None, None]
-    # Not -inf: a row of nothing else would be 0/0, and its gradient not a number.
+    # Not -inf: a row of nothing but -inf would give 0/0, and its gradient would be NaN.
     scores = scores.masked_fill(ignored, torch.finfo(scores.dtype).min)
     weights = scores.softmax(dim=-1).masked_fill(ignored, 0.0)
     return weights @ value, weights
 
 
 class Attention(nn.Module):
-    """Attention with what is learned: queries, keys, values and an output, as matrices.
+    """Multi-head attention with learned maps to queries, keys, values and the output.
 
     Args:
         width: Length of a token.
-        heads: How many attentions stand side by side, each on its part of the width.
+        heads: Number of heads; each works on its own part of the width.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -60,7 +60,7 @@ class Attention(nn.Module):
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tokens, context: Context, real: Seen = None) -> tuple[Tokens, Weights]:
-        """Let the tokens ``x`` look at ``context``; return what they find and the weights."""
+        """Let the tokens ``x`` attend to ``context``; return the result and the weights."""
         whole = (self.query(x), self.key(context), self.value(context))
         # (b, n, width) -> (b, n, heads, d) -> (b, heads, n, d)
         query, key, value = (p.unflatten(2, (self.heads, -1)).transpose(1, 2) for p in whole)
@@ -69,14 +69,14 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block: tokens look at each other, then each thinks for itself.
+    """A transformer block: self-attention, then an MLP on each token.
 
-    The norms stand before the two parts ("pre-norm"), so that a sum runs from the first token
-    to the last block undisturbed; such a block trains without a long warm-up.
+    The norms come before the two parts ("pre-norm"), so no norm interrupts the residual
+    connections from the first block to the last. Such blocks train without a long warm-up.
 
     Args:
         width: Length of a token.
-        heads: Attention heads.
+        heads: Number of attention heads.
 
     References:
         Xiong et al. 2020, "On layer normalization in the transformer architecture", figure 1b.
@@ -89,7 +89,7 @@ class Block(nn.Module):
         self.mlp = mlp(width, 4 * width, width)
 
     def forward(self, x: Tokens, real: Real) -> Tokens:
-        """Return the tokens after one round; tokens that are not real are looked at by none."""
+        """Return the tokens after the block; no token attends to those that are not real."""
         normed = self.norm1(x)
         x = x + self.attention(normed, normed, real)[0]
         return x + self.mlp(self.norm2(x))
@@ -101,12 +101,12 @@ def mlp(before: int, hidden: int, after: int) -> nn.Sequential:
 
 
 def learned(*shape: int) -> nn.Parameter:
-    """Draw a learned vector, or several, each of length about 1."""
+    """Create learned vectors with random initial values, each of length about 1."""
     return nn.Parameter(torch.randn(shape) * shape[-1] ** -0.5)
 
 
 class Stream(nn.Module):
-    """One modality as tokens: 4×4 pixels of a picture each, a word, or a frame of a spectrogram.
+    """Turns one modality into tokens: 4×4 patches, words, or frames of a spectrogram.
 
     Args:
         config: Sizes.
@@ -129,7 +129,7 @@ class Stream(nn.Module):
             self.frames = AudioTokens(config.width, config.mels, config.samples)
 
     def forward(self, value: Shaped[Tensor, "b ..."]) -> tuple[Tokens, Real]:
-        """Return the tokens in their order, a picture's row by row, and which are real."""
+        """Return the tokens in order (of a picture row by row) and which of them are real."""
         if self.name == "text":
             real = words(value, self.word.num_embeddings, self.config.max_length)
             return self.word(value) + self.position[:, : value.shape[1]], real
@@ -141,7 +141,7 @@ class Stream(nn.Module):
 
 
 def pixels(images: Images, size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
-    """Turn pictures into floats in [-1, 1], and refuse those of another size."""
+    """Turn pictures into floats in [-1, 1], and refuse pictures of another size."""
     if images.ndim == 4 and tuple(images.shape[2:]) != size:
         raise ValueError(
             f"this model was built for pictures of {size[0]}×{size[1]} pixels; got "
@@ -151,37 +151,35 @@ def pixels(images: Images, size: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
 
 
 def words(ids: Int64[Tensor, "b n"], vocabulary: int, length: int) -> Real:
-    """Check token ids, and say which are words: 0 is padding."""
+    """Check token ids, and return which of them are words: 0 is padding."""
     if ids.ndim != 2 or ids.dtype != torch.int64:
-        raise ValueError(f"text is token ids, int64 (b, n); got {ids.dtype} {tuple(ids.shape)}")
+        raise ValueError(f"text must be int64 token ids (b, n); got {ids.dtype} {tuple(ids.shape)}")
     if ids.shape[1] > length:
-        raise ValueError(
-            f"a text of {ids.shape[1]} tokens; this model takes at most {length} (max_length)"
-        )
+        raise ValueError(f"got a text of {ids.shape[1]} tokens, but max_length is {length}")
     if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
         raise ValueError(
             f"token ids run from {int(ids.min())} to {int(ids.max())}; this model knows 0 to "
-            f"{vocabulary - 1}: use the tokenizer that it was built with"
+            f"{vocabulary - 1}: use the tokenizer it was built with"
         )
     return ids != 0
 
 
 def all_real(tokens: Tokens) -> Real:
-    """Return a mask that leaves nothing out."""
+    """Return a mask that marks every token as real."""
     return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
 
 
 class TokenReader(nn.Module):
-    """Reads one vector from a sequence of tokens: a learned [CLS], transformer blocks, a norm."""
+    """Reads one vector from tokens, with a learned [CLS], transformer blocks and a norm."""
 
     def add_blocks(self, config: FusionConfig) -> None:
-        """Make what reads, after what is read."""
+        """Create [CLS], blocks and norm, after the modules that make the tokens."""
         self.cls = learned(1, 1, config.width)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
 
     def read(self, tokens: Tokens, real: Real) -> Float[Tensor, "b width"]:
-        """Put [CLS] in front of the tokens, and return what the blocks make of it."""
+        """Put [CLS] in front of the tokens and return its vector after the blocks."""
         tokens = torch.cat([self.cls.expand(len(tokens), -1, -1), tokens], dim=1)
         real = F.pad(real, (1, 0), value=True)  # [CLS] is always real
         for block in self.blocks:
@@ -190,7 +188,7 @@ class TokenReader(nn.Module):
 
 
 class StreamEncoder(TokenReader):
-    """One modality on its own: its tokens and a [CLS] through transformer blocks.
+    """Encodes one modality by itself: passes its tokens and a [CLS] through transformer blocks.
 
     Args:
         config: Sizes.

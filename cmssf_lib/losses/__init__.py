@@ -1,11 +1,11 @@
-"""Losses, as pure functions of tensors: one file a family.
+"""Losses as pure functions of tensors, one file per family.
 
-`clip` compares pictures with texts and says what equal texts cost there, `chunked` does the same
-in little memory; `two_views` compares two views of a picture with those of others; what is in
-`without_negatives` compares no pictures. Begin with `image_text_loss`: four lines.
+`clip` compares pictures with texts and computes what duplicate captions cost; `chunked` does the
+same in little memory; `two_views` contrasts two views of a picture with the views of others; the
+losses in `without_negatives` contrast nothing. Start with `image_text_loss`: its core is short.
 
-A loss holds no state and draws nothing at random; queues, centres and scales belong to the
-methods. Every loss computes in float32 at least, whatever precision it is given (`in_float32`).
+A loss holds no state and draws no random numbers; queues, centres and scales belong to the
+methods. Every loss computes in at least float32, whatever it is given (`in_float32`).
 """
 
 from cmssf_lib.losses.clip import (

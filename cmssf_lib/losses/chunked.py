@@ -1,9 +1,9 @@
-"""Large batches in little memory: some inputs, or some rows of the similarities, at a time.
+"""Large batches in little memory: encode a few inputs, or compute a few rows, at a time.
 
-The matrix of similarities has batch² entries, and more of them are kept for the gradient than the
-towers of a small model take. With ``rows`` of them at a time the memory is rows · batch instead.
-Loss and gradients stay what they are (up to rounding): each row of a softmax is whole. The price is
-that the rows are computed a second time on the way back.
+The similarity matrix has batch² entries. Kept for the backward pass, they can take more memory than
+the towers of a small model. With only ``rows`` rows at a time, the memory is rows · batch instead.
+Loss and gradients do not change (up to rounding), because each softmax still sees its whole row.
+The price: every row is computed a second time in the backward pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,30 +27,32 @@ def chunked_loss(
     *,
     masked: bool = False,
 ) -> Float[Tensor, ""]:
-    """Compute what the losses in `cmssf_lib.losses.clip` compute, which call this.
+    """Compute a loss of `cmssf_lib.losses.clip`, which calls this, in chunks of rows.
 
-    The images' cross-entropies run along the rows, and each chunk holds its rows whole. The
-    texts' run down the columns: of each column a chunk returns the log-sum-exp of its own part,
-    and a log-sum-exp of all the parts makes it whole. One matrix serves both ways, because who is
-    whose partner is symmetric.
+    The image-to-text cross-entropies run along the rows, and each chunk holds complete rows. The
+    text-to-image ones run down the columns: each chunk returns the log-sum-exp of its part of
+    every column, and the log-sum-exp of these parts is that of the whole column. One matrix serves
+    both directions, because the partner relation is symmetric.
 
     Args:
         image: Image embeddings, in float32 or float64.
         text: Text embeddings; row i belongs to row i of `image`.
         logit_scale: Multiplies the cosine similarities.
-        rows: Rows of the matrix that are in memory at a time, > 0.
-        groups: Equal numbers mark equal captions: the partners are those of `multi_positive_loss`,
-            or of `masked_loss` with ``masked``. Without groups they are those of
-            `image_text_loss`.
-        masked: Whether the other pairs of a group are left out.
+        rows: Number of rows of the matrix to hold in memory at a time, > 0.
+        groups: Equal numbers mark equal captions. Computes `multi_positive_loss`, or
+            `masked_loss` with ``masked``. ``None`` computes `image_text_loss`.
+        masked: Whether to leave out the other pairs of a group.
+
+    Returns:
+        The mean of the image-to-text and the text-to-image cross-entropy.
 
     References:
-        Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", for computing a part
-        again on the way back.
+        Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", for recomputing a part
+        in the backward pass.
     """
     image, text = F.normalize(image, dim=1), F.normalize(text, dim=1)
-    # A constant that is about as large as the column's right answer. Without it the column's loss
-    # would be a small difference of two large numbers, most of it rounding.
+    # Each column's positive logit, as a constant to subtract. Without it, a column's loss would be
+    # a small difference of two large numbers, and mostly rounding error.
     level = (logit_scale * (image * text).sum(dim=1)).detach()  # (batch,)
 
     def some_rows(asking: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +62,7 @@ def chunked_loss(
             same = groups[row, None] == groups
             if masked:
                 others = same.scatter(1, row[:, None], False)
-                # Its exponential adds nothing. Not -inf: a column of nothing else has no gradient.
+                # Its exponential is 0. Not -inf: a column of only -inf has a NaN gradient.
                 logits = logits.masked_fill(others, torch.finfo(logits.dtype).min)
             else:
                 target = same.to(logits.dtype) / same.sum(dim=1, keepdim=True)
@@ -70,7 +72,7 @@ def chunked_loss(
         return image_to_text, column.logsumexp(dim=0), right.sum()
 
     row = torch.arange(len(image), device=image.device)
-    parts = [  # keeps no similarities for the gradient: makes them again
+    parts = [  # stores no similarities for the backward pass: computes them again
         checkpoint(some_rows, *chunk, use_reentrant=False, preserve_rng_state=False)
         for chunk in zip(torch.split(image, rows), torch.split(row, rows), strict=True)
     ]
@@ -82,16 +84,19 @@ def chunked_loss(
 def in_parts(
     encode: Callable[[Inputs], Float[Tensor, "n dim"]], inputs: Inputs, size: int
 ) -> Float[Tensor, "n dim"]:
-    """Encode some inputs at a time, and keep of each part no more than its vectors.
+    """Encode a few inputs at a time and keep only the embeddings of each part.
 
-    On the way back a part is encoded once more, with the same random numbers, and gets its
-    gradient. So a batch of any size takes the memory of one part, and its loss still compares
-    everything with everything.
+    The backward pass encodes each part again, with the same random numbers, to compute its
+    gradient. A batch of any size thus needs the memory of one part, and its loss still compares
+    all pairs.
 
     Args:
-        encode: A tower without batch norm, which would norm each part by itself.
+        encode: A tower without batch norm, which would normalise each part separately.
         inputs: Pictures or captions.
-        size: How many at a time; 0: all at once.
+        size: Inputs per part; 0 encodes all at once.
+
+    Returns:
+        The embeddings of all inputs, in order.
 
     References:
         Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"

@@ -1,13 +1,13 @@
 """Contrastive losses between pictures and texts, as pure functions of embeddings.
 
-Every function takes raw embeddings, normalises them to unit length itself, and returns one
-number: the mean over all rows that were asked "which of these is your partner?". All of them are
-softmax cross-entropies of a matrix of cosine similarities; they differ in which entries count as
-partners and which entries are left out.
+Every loss takes raw embeddings, normalises them to unit length and returns one number: the mean
+cross-entropy over all rows, each of which must find its partner. All losses are softmax
+cross-entropies of a matrix of cosine similarities. They differ in which entries count as partners
+(positives) and which are left out.
 
-Two conventions exist for the sharpness of that softmax, and both appear in the papers. SimCLR
-divides by a *temperature* (see `cmssf_lib.losses.two_views`); CLIP multiplies by a *logit
-scale*, its inverse. Each function uses the convention of its paper and has no default for it.
+The papers use two conventions for the sharpness of the softmax. SimCLR divides by a *temperature*
+(see `cmssf_lib.losses.two_views`); CLIP multiplies by a *logit scale*, its inverse. Each function
+follows its paper's convention and sets no default.
 """
 
 import math
@@ -31,19 +31,19 @@ def image_text_loss(
     *,
     chunk: int = 0,
 ) -> Float[Tensor, ""]:
-    """Symmetric image–text loss with one-hot targets, as CLIP is trained.
+    """Compute the symmetric image–text loss with one-hot targets, as in CLIP.
 
-    Each image looks for its own text among all texts of the batch, and each text for its own
-    image. Identical embeddings everywhere give ln(batch). If captions repeat within the batch,
+    Each image must find its own text among all texts of the batch, and each text its own image.
+    If all embeddings are identical, the loss is ln(batch). If captions repeat within the batch,
     the loss cannot fall below `duplicate_floor`, however good the model is.
 
     Args:
         image: Image embeddings.
         text: Text embeddings; row i belongs to row i of `image`.
-        logit_scale: Multiplies the cosine similarities: 1 / temperature, not its logarithm. A
-            tensor keeps its gradient.
-        chunk: Rows of the matrix of similarities that are in memory at a time (see
-            `cmssf_lib.losses.chunked`); 0: all.
+        logit_scale: Multiplies the cosine similarities: 1 / temperature, not its logarithm. If it
+            is a tensor, gradients flow into it.
+        chunk: Number of rows of the similarity matrix to hold in memory at a time (see
+            `cmssf_lib.losses.chunked`); 0 means all.
 
     Returns:
         The mean of the image-to-text and the text-to-image cross-entropy.
@@ -61,7 +61,7 @@ def image_text_loss(
         return chunked_loss(image, text, logit_scale, chunk)
     image, text = F.normalize(image, dim=1), F.normalize(text, dim=1)
     logits = logit_scale * image @ text.T  # (batch, batch)
-    partner = torch.arange(len(logits), device=logits.device)  # row i's is column i
+    partner = torch.arange(len(logits), device=logits.device)  # row i belongs to column i
     return (F.cross_entropy(logits, partner) + F.cross_entropy(logits.T, partner)) / 2
 
 
@@ -74,24 +74,24 @@ def multi_positive_loss(
     *,
     chunk: int = 0,
 ) -> Float[Tensor, ""]:
-    """Symmetric image–text loss whose targets are uniform over the pairs of the same group.
+    """Compute the symmetric image–text loss with targets spread evenly over each group.
 
-    A caption that n pairs of the batch share is a right answer for n images, and each gets 1/n
-    of the target. The targets' entropy is ln n, so the minimum is `duplicate_floor` again: this
-    loss asks a fairer question, but it does not go to zero. `excess_loss` does.
+    If n pairs of the batch share a caption, each of their n texts is a correct answer and gets 1/n
+    of the target. The targets' entropy is ln n, so the minimum is again `duplicate_floor`: this
+    loss has no false negatives, but it does not reach zero. `excess_loss` does.
 
     Args:
         image: Image embeddings.
         text: Text embeddings; row i belongs to row i of `image`.
         groups: Equal numbers mark equal captions (or classes).
         logit_scale: Multiplies the cosine similarities: 1 / temperature.
-        chunk: Rows that are in memory at a time; 0: all.
+        chunk: Number of rows to hold in memory at a time; 0 means all.
 
     Returns:
         The mean of the image-to-text and the text-to-image soft cross-entropy.
 
     Raises:
-        ValueError: As `image_text_loss`, or if `groups` does not have one number a pair.
+        ValueError: As `image_text_loss`, or if `groups` does not have one number per pair.
 
     References:
         Khosla et al. 2020, "Supervised Contrastive Learning" (SupCon), equation 2, the form
@@ -117,11 +117,11 @@ def masked_loss(
     *,
     chunk: int = 0,
 ) -> Float[Tensor, ""]:
-    """Symmetric image–text loss without the false negatives.
+    """Compute the symmetric image–text loss without false negatives.
 
-    The other pairs of the same group are neither partners nor negatives: they leave the
-    denominator. What remains is one partner against true negatives, and its minimum is zero. In
-    a batch where all pairs share one group nothing remains to be told apart: the loss is 0.
+    The other pairs of the same group are neither positives nor negatives: they are left out of
+    the denominator. Each row then has one positive and only true negatives, so the minimum is
+    zero. If all pairs of a batch share one group, no negatives remain and the loss is 0.
     Arguments and errors are those of `multi_positive_loss`.
 
     Returns:
@@ -129,8 +129,8 @@ def masked_loss(
 
     References:
         Huynh et al. 2022, "Boosting Contrastive Self-Supervised Learning with False Negative
-        Cancellation", there called elimination; here the labels, not a guess, say which
-        negatives are false.
+        Cancellation", where this is called elimination. The paper has to guess which negatives
+        are false; here `groups` says so.
     """
     _require_valid(image, text, logit_scale, chunk, groups)
     if chunk:
@@ -151,14 +151,15 @@ def excess_loss(
     *,
     chunk: int = 0,
 ) -> Float[Tensor, ""]:
-    """What `multi_positive_loss` has left to lose: itself minus its floor.
+    """Compute how far `multi_positive_loss` is above its minimum.
 
-    Cross-entropy minus the targets' entropy is a Kullback–Leibler divergence, so this is never
-    negative (beyond rounding) and reaches zero for a perfect model. The floor is a constant of
-    the batch: the gradient is that of `multi_positive_loss`. So are the arguments and errors.
+    Cross-entropy minus the entropy of the targets is a Kullback–Leibler divergence, so the result
+    is never negative (beyond rounding) and reaches zero for a perfect model. The entropy is
+    constant for a batch, so the gradient is that of `multi_positive_loss`. Arguments and errors
+    are the same, too.
 
     Returns:
-        KL(targets || softmax), the mean over both directions.
+        KL(targets || softmax), averaged over both directions.
 
     References:
         KL(t || p) = H(t, p) - H(t), for the targets t of SupCon (Khosla et al. 2020, equation 2).
@@ -170,41 +171,40 @@ def excess_loss(
 def duplicate_floor(
     groups: Int[Tensor, " batch"], dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, ""]:
-    """The least value that the one-hot and the multi-positive loss can take on this batch.
+    """Compute the minimum of the one-hot and the multi-positive loss on a batch.
 
-    If n texts of a batch are the same text, with the same embedding, an image cannot give its own
-    more than 1/n of its probability, which costs ln n. The mean of ln n over the rows bounds both
-    directions.
+    If n texts of a batch are equal, so are their embeddings, and an image cannot give its own text
+    more than 1/n of the probability. This costs ln n. The mean of ln n over all rows is a lower
+    bound in both directions.
 
     Args:
         groups: Equal numbers mark equal captions.
-        dtype: Of the result.
+        dtype: Data type of the result.
 
     Returns:
-        The mean over all rows of ln(how many rows share this row's group).
+        The mean over all rows of ln(number of rows in the same group).
 
     Raises:
         ValueError: `groups` is empty or not one-dimensional.
     """
     if groups.ndim != 1 or len(groups) == 0:
         raise ValueError(
-            f"groups has shape {tuple(groups.shape)}; expected one number a pair, at least one."
+            f"groups has shape {tuple(groups.shape)}; expected one number per pair, at least one."
         )
     _, group, size = torch.unique(groups, return_inverse=True, return_counts=True)
-    equal: Tensor = size[group]  # (batch,)
-    return equal.to(dtype).log().mean()
+    return size[group].to(dtype).log().mean()  # size[group]: (batch,)
 
 
 def expected_floor(batch_size: int, classes: int) -> float:
-    """The mean of `duplicate_floor` over random batches with one caption a class.
+    """Compute the mean of `duplicate_floor` over random batches with one caption per class.
 
-    Seen from one row, the other batch_size - 1 rows share its class with probability
-    1 / classes each, so the number of equal captions is 1 + Bin(batch_size - 1, 1 / classes).
-    The expectation of its logarithm is summed exactly.
+    Each of the other batch_size - 1 rows shares the class of a given row with probability
+    1 / classes, so the number of equal captions is 1 + Bin(batch_size - 1, 1 / classes).
+    The expectation of its logarithm is an exact sum, without sampling.
 
     Args:
-        batch_size: Pairs in a batch.
-        classes: Equally frequent classes, each with a single caption.
+        batch_size: Number of pairs in a batch.
+        classes: Number of equally frequent classes, each with a single caption.
 
     Returns:
         E[ln n_dup] in nats; 2.585 for batches of 128 and ten classes.
@@ -216,7 +216,7 @@ def expected_floor(batch_size: int, classes: int) -> float:
         raise ValueError(f"batch_size={batch_size}, classes={classes}: both must be at least 1.")
     if classes == 1:
         return math.log(batch_size)
-    more = torch.arange(batch_size, dtype=torch.float64)  # rows that share the class besides
+    more = torch.arange(batch_size, dtype=torch.float64)  # other rows of the class
     chance = torch.tensor(1 / classes, dtype=torch.float64)
     probability = torch.distributions.Binomial(batch_size - 1, chance).log_prob(more).exp()
     return float((probability * more.log1p()).sum())
@@ -229,13 +229,13 @@ def _require_valid(
     chunk: int,
     groups: Int[Tensor, "..."] | None = None,
 ) -> None:
-    """Refuse arguments that no image–text loss can be computed of."""
+    """Refuse arguments for which no image–text loss is defined."""
     require_pairs(image, text)
     if groups is not None and groups.shape != (len(image),):
         raise ValueError(
-            f"groups has shape {tuple(groups.shape)}; expected one number a pair: ({len(image)},)."
+            f"groups has shape {tuple(groups.shape)}; expected one number per pair ({len(image)},)."
         )
-    # Read the value only: `logit_scale` itself stays in the graph.
+    # Detached only for this check: `logit_scale` itself stays in the graph.
     value = float(logit_scale.detach()) if isinstance(logit_scale, Tensor) else logit_scale
     if value <= 0:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""What all losses share: they compute in float32 at least, and refuse what is no pair."""
+"""What all losses share: arithmetic in at least float32, and checks of their arguments."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import reduce, wraps
 from typing import Any, ParamSpec
@@ -14,19 +14,19 @@ P = ParamSpec("P")
 
 
 def in_float32(loss: Callable[P, Float[Tensor, "..."]]) -> Callable[P, Float[Tensor, "..."]]:
-    """Let a loss compute in float32 at least, whatever it is given.
+    """Make a loss compute in at least float32, whatever the precision of its arguments.
 
-    In half precision a softmax of sharp similarities rounds a small loss to zero and its gradient
-    to something else. So tensors in half precision are widened, and autocast is switched off for
-    the loss: it would take the products in half precision all the same. Tensors of different
-    precision are computed in the finest among them; float64 stays float64. Gradients come back in
-    the precision that was given.
+    In half precision, the softmax of large logits rounds a small loss to zero and distorts its
+    gradient. So half-precision tensors are converted, and autocast is switched off inside the
+    loss, where it would still compute matrix products in half precision. If the tensors differ in
+    precision, the highest is used (0-d tensors, such as a logit scale, do not count), so float64
+    stays float64. Each gradient comes back in the precision of its tensor.
     """
     call: Callable[..., Tensor] = loss
 
     @wraps(loss)
     def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        floats = _floats([*args, *kwargs.values()])
+        floats = list(_floats([*args, *kwargs.values()]))
         dtype = reduce(torch.promote_types, (x.dtype for x in floats if x.ndim), torch.float32)
 
         def widened(x: Any) -> Any:
@@ -42,29 +42,26 @@ def in_float32(loss: Callable[P, Float[Tensor, "..."]]) -> Callable[P, Float[Ten
     return computed
 
 
-def _floats(values: Sequence[Any]) -> list[Tensor]:
-    """Return the floating-point tensors among the values and in the lists among them."""
-    found = []
+def _floats(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Yield all floating-point tensors in the values, including those in nested lists."""
     for x in values:
         if isinstance(x, list | tuple):
-            found += _floats(x)
+            yield from _floats(x)
         elif isinstance(x, Tensor) and x.is_floating_point():
-            found.append(x)
-    return found
+            yield x
 
 
 def require_pairs(a: Shaped[Tensor, "..."], b: Shaped[Tensor, "..."]) -> None:
-    """Refuse embeddings that leave nothing to tell apart.
+    """Refuse embeddings that give a contrastive loss no negatives.
 
     Raises:
-        ValueError: If they are no pairs (see `require_shapes`), or fewer than two.
+        ValueError: If they are not pairs (see `require_shapes`), or fewer than two.
     """
     require_shapes(a, b)
     if len(a) < 2:
         raise ValueError(
-            f"a contrastive loss needs at least two pairs, got {len(a)}: without a second pair "
-            "there is no negative and the loss is 0 whatever the model does. Use a larger batch, "
-            "or drop the last incomplete one."
+            f"a contrastive loss needs at least two pairs, got {len(a)}: without negatives it is "
+            "always 0. Use a larger batch, or drop the last incomplete one."
         )
 
 
@@ -76,17 +73,17 @@ def require_shapes(a: Shaped[Tensor, "..."], b: Shaped[Tensor, "..."]) -> None:
     """
     if a.ndim != 2 or a.shape != b.shape or len(a) == 0:
         raise ValueError(
-            f"embeddings have shapes {tuple(a.shape)} and {tuple(b.shape)}; "
-            "expected two of the same shape (pairs, dim), row i of one belonging to row i of the "
-            "other, and at least one pair."
+            f"embeddings have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected two of the "
+            "same shape (pairs, dim) with at least one pair, row i of one belonging to row i of "
+            "the other."
         )
 
 
 def require_temperature(temperature: float, name: str = "temperature") -> None:
-    """Refuse a temperature that would turn the similarities around or blow them up.
+    """Refuse a temperature that would reverse the similarities or make them infinite.
 
     Raises:
         ValueError: If it is not a positive, finite number.
     """
     if not 0 < temperature < math.inf:
-        raise ValueError(f"{name} is {temperature}; it divides the similarities: give > 0.")
+        raise ValueError(f"{name} is {temperature}; expected a finite number > 0.")

@@ -1,9 +1,9 @@
 """Contrastive losses between two views of a picture, as pure functions of embeddings.
 
-Like the image–text losses, these take raw embeddings, normalise them to unit length themselves
-and return the mean cross-entropy of the question "which of these is your partner?". What they
-differ in is where the wrong answers come from: the rest of the batch (SimCLR), a queue of
-earlier batches (MoCo), or the other classes (SupCon).
+Like the image–text losses, these take raw embeddings, normalise them to unit length and return
+the mean cross-entropy over all rows, each of which must find its partner. They differ in where
+the negatives come from: the rest of the batch (SimCLR), a queue of earlier batches (MoCo), or the
+other classes (SupCon).
 """
 
 import torch
@@ -23,10 +23,10 @@ from cmssf_lib.losses.precision import (
 def nt_xent(
     a: Float[Tensor, "n dim"], b: Float[Tensor, "n dim"], temperature: float
 ) -> Float[Tensor, ""]:
-    """Two-view contrastive loss: NT-Xent, "normalised temperature-scaled cross-entropy".
+    """Compute NT-Xent, the "normalised temperature-scaled cross-entropy" of two views.
 
-    Each of the 2n rows looks for its other view among the 2n - 1 rows that are not itself.
-    Identical embeddings everywhere give ln(2n - 1).
+    Each of the 2n rows must find its other view among the 2n - 1 rows that are not itself. If all
+    embeddings are identical, the loss is ln(2n - 1).
 
     Args:
         a: Embeddings of the first views.
@@ -58,28 +58,28 @@ def moco_loss(
     *,
     in_batch: bool = False,
 ) -> Float[Tensor, ""]:
-    """Contrastive loss against a queue: InfoNCE as MoCo trains it.
+    """Compute MoCo's contrastive loss: InfoNCE with negatives from a queue.
 
-    Each query looks for its own key among that key and the keys of the queue. The other keys of
-    the batch are not asked: they come in by the queue, one step later. Identical embeddings
-    everywhere give ln(1 + queue), and ln(b + queue) with the batch's keys.
+    Each query must find its own key among that key and the keys of the queue. The other keys of
+    the batch are not candidates: they enter the queue one step later. If all embeddings are
+    identical, the loss is ln(1 + queue), or ln(b + queue) with ``in_batch``.
 
     Args:
-        query: Embeddings of the first views, by the network that is trained.
-        key: Embeddings of the second views, by the momentum encoder; row i belongs to row i of
-            `query`. A pure function cannot know that they are constants: detach them, or make
-            them without a gradient.
-        queue: Keys of earlier batches. The batch's own must not be among them yet.
+        query: Embeddings of the first views, from the trained network.
+        key: Embeddings of the second views, from the momentum encoder; row i belongs to row i of
+            `query`. No gradient may flow into them, and this function does not stop it: compute
+            them under `torch.no_grad`, or detach them.
+        queue: Keys of earlier batches. It must not contain the keys of this batch yet.
         temperature: Divides the cosine similarities.
-        in_batch: Whether the keys of the batch's other pictures are negatives at once, the
-            freshest there are (as in MoCo v3, which has no others).
+        in_batch: Whether the keys of the batch's other pictures are negatives too, the most recent
+            ones available (MoCo v3 has no others).
 
     Returns:
         The mean loss over the queries.
 
     Raises:
-        ValueError: The shapes differ, the queue is empty or of another width, or `temperature`
-            <= 0.
+        ValueError: The shapes differ, the queue is empty or has another ``dim``, or
+            `temperature` <= 0.
 
     References:
         He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning"
@@ -91,7 +91,7 @@ def moco_loss(
     if queue.ndim != 2 or len(queue) == 0 or queue.shape[1] != query.shape[1]:
         raise ValueError(
             f"the queue has shape {tuple(queue.shape)}; expected (keys, {query.shape[1]}) with at "
-            "least one key: without negatives the loss is 0 whatever the model does."
+            "least one key: without negatives the loss is always 0."
         )
     query, key, queue = (F.normalize(x, dim=1) for x in (query, key, queue))
     if in_batch:
@@ -109,12 +109,12 @@ def supcon_loss(
     labels: Int[Tensor, " n"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Supervised contrastive loss of two views: every view of the same class is a partner.
+    """Compute the supervised contrastive loss: all views of the same class are positives.
 
-    Each of the 2n rows looks among the 2n - 1 others. It always has its own other view for a
-    partner, so no row is without. The targets are uniform over a row's partners: as for
-    `multi_positive_loss` the least value is their entropy, the mean of ln(2 n_c - 1) for a class
-    with n_c pictures in the batch. With n different labels this is `nt_xent`.
+    Each of the 2n rows is compared with the 2n - 1 others, and has at least one positive: its own
+    other view. The targets are uniform over a row's positives. As for `multi_positive_loss`, the
+    minimum is their entropy: the mean over the rows of ln(2 n_c - 1), where n_c is the number of
+    pictures of the row's class. With n different labels this is `nt_xent`.
 
     Args:
         a: Embeddings of the first views.
@@ -127,21 +127,21 @@ def supcon_loss(
 
     Raises:
         ValueError: The shapes differ, there are fewer than two pictures, `labels` does not have
-            one number a picture, or `temperature` <= 0.
+            one number per picture, or `temperature` <= 0.
 
     References:
         Khosla et al. 2020, "Supervised Contrastive Learning" (SupCon), equation 2, the form
-        L_out; the mean over the rows where the equation has their sum.
+        L_out, but with the mean over the rows instead of their sum.
     """
     similarity = _similarity(a, b, temperature)  # (2n, 2n)
     if labels.shape != (len(a),):
         raise ValueError(
-            f"labels has shape {tuple(labels.shape)}; expected one number a picture: ({len(a)},)."
+            f"labels has shape {tuple(labels.shape)}; expected one number per picture: ({len(a)},)."
         )
     both = torch.cat([labels, labels])  # (2n,)
     partner = (both[:, None] == both[None, :]).fill_diagonal_(False)
-    # The mean is taken outside the logarithm (L_out). Filled, not multiplied: the row itself
-    # stands there with -inf, and 0 · -inf is no number.
+    # The mean is taken outside the logarithm (L_out). Filled with 0, not multiplied by it: a row's
+    # entry for itself is -inf, and 0 · -inf is NaN.
     log_probability = similarity.log_softmax(dim=1).masked_fill(~partner, 0)
     return -(log_probability.sum(dim=1) / partner.sum(dim=1)).mean()
 
@@ -149,11 +149,11 @@ def supcon_loss(
 def _similarity(
     a: Float[Tensor, "n dim"], b: Float[Tensor, "n dim"], temperature: float
 ) -> Float[Tensor, "rows rows"]:
-    """Cosine similarity over temperature among all 2n views, -inf for a view and itself."""
+    """Return cosine similarity / temperature between all 2n views, with -inf on the diagonal."""
     require_pairs(a, b)
     require_temperature(temperature)
     z = F.normalize(torch.cat([a, b]), dim=1)  # (2n, dim)
-    # A row is always most similar to itself. That answer teaches nothing, so it is taken away
-    # before the softmax; afterwards it would already have eaten the probability.
+    # A row is always most similar to itself, which teaches nothing. It must be masked before the
+    # softmax: afterwards it would already have taken most of the probability.
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     return (z @ z.T / temperature).masked_fill(itself, float("-inf"))  # (2n, 2n)

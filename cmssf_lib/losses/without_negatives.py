@@ -1,9 +1,9 @@
-"""Losses without negatives: no picture is told apart from another.
+"""Losses without negatives: they do not contrast a picture with others.
 
-BYOL and DINO learn from a teacher that is a slow copy of the student. Nothing in their formulas
-keeps all pictures from being given the same answer. What does (a predictor and a stopped gradient
-in BYOL, a centre and a sharp teacher in DINO) belongs to the methods. MAE guesses the pixels of
-patches that were hidden, where one answer for all pictures would be a bad one.
+BYOL and DINO learn from a teacher that is a slow copy of the student. Their formulas alone do not
+prevent collapse, where all pictures get the same output. What prevents it (a predictor and a
+stop-gradient in BYOL, a centre and a sharp teacher in DINO) belongs to the methods. MAE predicts
+the pixels of hidden patches, where one output for all pictures would be a poor prediction.
 """
 
 from collections.abc import Sequence
@@ -15,29 +15,29 @@ from torch.nn import functional as F
 
 from cmssf_lib.losses.precision import in_float32, require_shapes, require_temperature
 
-EPSILON = 1e-6  # a flat patch has no variance to divide by
+EPSILON = 1e-6  # avoids division by zero: a patch of one colour has variance 0
 
 
 @in_float32
 def byol_loss(
     prediction: Float[Tensor, "batch dim"], target: Float[Tensor, "batch dim"]
 ) -> Float[Tensor, ""]:
-    """Squared distance between prediction and target on the unit sphere: 2 - 2 cos.
+    """Compute the squared distance of prediction and target on the unit sphere: 2 - 2 cos.
 
-    Zero if each prediction points the way of its target, 2 if they are at right angles, 4 if they
-    are opposite. A vector shorter than 1e-12 has no direction here, as in `F.normalize`, and counts
-    as one at right angles. (The paper's code shrinks vectors shorter than 1e-6 instead of giving
-    them length one, so that two vectors of nothing cost 0.)
+    The loss is 0 if each prediction points in the direction of its target, 2 if they are
+    orthogonal, 4 if they are opposite. A zero vector has no direction and costs 2, as if it were
+    orthogonal to its target. (The paper's code divides vectors shorter than 1e-6 by 1e-6, not by
+    their length, so that two zero vectors cost 0.)
 
     Args:
-        prediction: Of the online network for one view.
-        target: Of the target network for the other view; row i belongs to row i of
-            `prediction`. The gradient would flow into it as well: stopping it is the caller's
-            business (`torch.no_grad` around the target network), because without that the loss
-            is no longer BYOL's and collapses.
+        prediction: Output of the online network for one view.
+        target: Output of the target network for the other view; row i belongs to row i of
+            `prediction`. This function does not stop the gradient into it, so the caller must
+            (`torch.no_grad` around the target network): without that it is no longer BYOL, and
+            training collapses.
 
     Returns:
-        The mean over the batch, for one direction. BYOL adds the loss with the views exchanged.
+        The mean over the batch, for one direction. BYOL adds the loss with the views swapped.
 
     Raises:
         ValueError: The shapes differ, or the batch is empty.
@@ -57,24 +57,23 @@ def dino_loss(
     student_temperature: float,
     teacher_temperature: float,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy between what teacher and student say about different views of a picture.
+    """Compute the cross-entropy of teacher and student on different views of a picture.
 
-    Both name one of K prototypes, by a softmax of their logits. The teacher's is taken after the
-    centre is subtracted. A student and a teacher that are sure of nothing, all logits equal, give
-    ln K.
+    Both output a distribution over K prototypes, the softmax of their logits. The centre is first
+    subtracted from the teacher's logits. If all logits of the student are equal, the loss is ln K.
 
     Args:
-        student: Logits for every view: first the views the teacher sees too, in the same order,
-            then all others.
-        teacher: Logits for the global views; their gradient is stopped here.
+        student: Logits for every view: first the views that the teacher also sees, in the same
+            order, then all others.
+        teacher: Logits for the global views; this function stops their gradient.
         centre: Subtracted from the teacher's logits (see `update_centre`).
         student_temperature: Divides the student's logits.
-        teacher_temperature: Divides the teacher's; the smaller one, so that the target is
-            sharper than the answer.
+        teacher_temperature: Divides the teacher's logits; smaller than the student's, so that
+            the target is sharper than the prediction.
 
     Returns:
-        The mean over the batch and over all pairs of a teacher's and a student's view that are
-        not the same view.
+        The mean over the batch and over all pairs of one teacher view and one student view,
+        except pairs of the same view.
 
     Raises:
         ValueError: A temperature is not positive and finite, shapes differ, the student saw fewer
@@ -96,13 +95,13 @@ def dino_loss(
     if not 1 <= len(teacher) <= len(student) or len(student) < 2:
         raise ValueError(
             f"the student saw {len(student)} views and the teacher {len(teacher)}; expected at "
-            "least two and one, and everything the teacher saw among what the student saw"
+            "least two for the student, one or more of them for the teacher as well"
         )
     log_p = [F.log_softmax(view / student_temperature, dim=1) for view in student]
     total = log_p[0].new_zeros(())
     for t, view in enumerate(teacher):
         target = F.softmax((view.detach() - centre) / teacher_temperature, dim=1)  # (batch, K)
-        # All of the student's views are compared with this target at once, except the same view.
+        # Compare this target with all student views at once, except the same view.
         others = torch.stack([p for s, p in enumerate(log_p) if s != t]).sum(dim=0)
         total = total - (target * others).sum(dim=1).mean()
     return total / (len(teacher) * (len(student) - 1))
@@ -116,13 +115,13 @@ def update_centre(
 ) -> Float[Tensor, " prototypes"]:
     """Return the centre moved towards the mean of the teacher's logits.
 
-    The centre keeps one prototype from winning everywhere: what all pictures have in common is
-    taken away. It is used first and updated after.
+    Subtracting the centre prevents one prototype from winning for every picture: it removes what
+    all pictures have in common. Compute the loss with the old centre first, then update it.
 
     Args:
         centre: The running mean so far.
         teacher: Logits of each global view.
-        momentum: Part of itself that the centre keeps.
+        momentum: Weight of the old centre in the new one, 0 to 1.
 
     Raises:
         ValueError: The momentum is not between 0 and 1.
@@ -131,7 +130,7 @@ def update_centre(
         Caron et al. 2021 (DINO), equation 4.
     """
     if not 0 <= momentum <= 1:
-        raise ValueError(f"the centre's momentum lies between 0 and 1; got {momentum}")
+        raise ValueError(f"the centre's momentum must lie between 0 and 1, got {momentum}")
     return momentum * centre + (1 - momentum) * torch.cat(list(teacher)).detach().mean(dim=0)
 
 
@@ -141,12 +140,12 @@ def patchify(
     """Cut pictures into square patches, row by row.
 
     Args:
-        images: Height and width are multiples of `patch`.
+        images: Height and width must be multiples of `patch`.
         patch: Side of a patch in pixels.
 
     Returns:
-        For each patch its pixels row by row, the three channels of a pixel side by side:
-        patch · patch · 3 values.
+        The pixels of each patch, row by row, with the three channels of a pixel side by side:
+        n patches of patch · patch · 3 values.
 
     Raises:
         ValueError: The patches do not tile the picture.
@@ -173,11 +172,11 @@ def unpatchify(
     Args:
         patches: As `patchify` returns them.
         patch: Side of a patch in pixels.
-        rows: Of patches.
-        columns: Of patches.
+        rows: Rows of patches in a picture.
+        columns: Columns of patches in a picture.
 
     Raises:
-        ValueError: The number of patches or of their values is another.
+        ValueError: The number of patches, or of values per patch, does not fit.
     """
     b = len(patches)
     if patches.shape[1:] != (rows * columns, patch * patch * 3):
@@ -193,7 +192,7 @@ def unpatchify(
 def normalise_patches(patches: Float[Tensor, "batch n values"]) -> Float[Tensor, "batch n values"]:
     """Shift and scale each patch to mean 0 and (unbiased) variance 1.
 
-    What is left to guess is what is *in* a patch, not how bright it is.
+    As a target, such a patch holds its structure, without its brightness and contrast.
 
     References:
         He et al. 2022 (MAE), section 3, "Reconstruction target".
@@ -210,24 +209,24 @@ def mae_loss(
     mask: Bool[Tensor, "batch n"],
     normalise: bool,
 ) -> Float[Tensor, ""]:
-    """Mean squared error over the hidden patches.
+    """Compute the mean squared error over the hidden patches.
 
-    The visible ones do not count: copying what one sees teaches nothing. But where a guess of a
-    visible patch is not a number, neither is the loss, as in the paper's code: its gradient would
-    not be one either, and a finite loss would hide that.
+    Visible patches do not count: copying the input teaches nothing. But if the prediction for a
+    visible patch is NaN, so is the loss, as in the paper's code: the gradient would be NaN as
+    well, and a finite loss would hide that.
 
     Args:
-        prediction: Of every patch, hidden or not.
-        patches: The picture's own, from `patchify`.
+        prediction: Prediction for every patch, hidden or not.
+        patches: The true patches, from `patchify`.
         mask: True where a patch was hidden from the encoder.
-        normalise: Compare with `normalise_patches` of the patches. With it, predicting nothing
-            but zeros costs (v - 1) / v for v values a patch, 0.98 for v = 48.
+        normalise: Whether to compare with `normalise_patches(patches)`. Then predicting only
+            zeros costs (v - 1) / v for v values per patch: 0.98 for v = 48.
 
     Returns:
-        The mean over hidden patches and their values.
+        The mean over the hidden patches and their values.
 
     Raises:
-        ValueError: The shapes do not belong together, or no patch is hidden.
+        ValueError: The shapes do not fit together, or no patch is hidden.
 
     References:
         He et al. 2022 (MAE), section 3, "Reconstruction target".
@@ -240,7 +239,7 @@ def mae_loss(
         )
     hidden = mask.sum()
     if hidden == 0:
-        raise ValueError("no patch is hidden: there is nothing to guess. Raise the mask ratio")
+        raise ValueError("no patch is hidden, so there is nothing to predict: raise the mask ratio")
     target = normalise_patches(patches) if normalise else patches
     error = (prediction - target).square().mean(dim=2)  # (batch, n)
     return (error * mask).sum() / hidden

@@ -1,6 +1,6 @@
-"""Methods: one file a paper, each a `Method` with `loss`, `after_step` and `features`.
+"""Methods: one file per paper, each a `Method` with `loss`, `after_step` and `features`.
 
-`base` is the type; the momentum network that BYOL and DINO have as well is in `moco`.
+`base` defines the type. `moco` also holds the momentum network that BYOL and DINO share.
 """
 
 from cmssf_lib.methods.base import Method as Method

@@ -1,4 +1,4 @@
-"""What a method is: the type that `fit` trains and that everything is measured on."""
+"""The type of all methods, which `fit` trains and `evaluate` measures."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,20 +14,19 @@ from cmssf_lib.machine import fastest_device
 
 if TYPE_CHECKING:  # the loop trains methods without knowing encoders
     from cmssf_lib.encoders import ImageEncoder
-
 Images = UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
 
 
 class Method(nn.Module):
     """A way to learn from pictures: `loss`, `after_step`, `features`.
 
-    A method brings an ``image_encoder`` or has `features` of its own.
+    A method has an ``image_encoder`` or its own implementation of `features`.
 
     Attributes:
-        lasting: Beginnings of the names, in ``state_dict``, of what serves when the training is
-            over. A record of the book keeps no other weights.
+        lasting: Prefixes, in ``state_dict``, of the weights that are useful after training. The
+            book's records keep only these.
         compares_all_processes: Whether `loss` compares the pictures of all processes that train
-            together; if not, a single one may train it.
+            together. If not, only a single process may train the method.
     """
 
     image_encoder: "ImageEncoder"
@@ -35,54 +34,53 @@ class Method(nn.Module):
     compares_all_processes: bool = False
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Say how wrong the method is about a batch of b pictures.
+        """Compute the loss of a batch of b pictures.
 
         Returns:
-            "loss", a number, which is stepped on, and what is only logged, a number each. Two
-            entries serve the watch against a collapse (`cmssf_lib.train.watch`): "embeddings",
-            ``(b, dim)``, what was compared, and "chance", the loss if all of these were equal.
+            "loss", the scalar to minimise, and scalars that are only logged. Two more entries help
+            to detect a collapse (`cmssf_lib.train.watch`): "embeddings", ``(b, dim)``, which the
+            loss compared, and "chance", the loss if all embeddings were equal.
         """
         raise NotImplementedError
 
     def after_step(self, progress: float) -> None:
-        """Move what no gradient moves, after each step: a momentum encoder, say.
+        """Update what has no gradient, such as a momentum encoder, after each optimizer step.
 
         Args:
-            progress: Part of the training that is done, 0 to 1.
+            progress: Fraction of the training that is done, 0 to 1.
         """
 
     def features(self, images: Images) -> Float[Tensor, "b width"]:
-        """Return what is kept for other tasks: the encoder's [CLS] vector, no head, no view.
+        """Return the features for other tasks: the encoder's [CLS] vector, without head or views.
 
         Args:
             images: uint8, or floats in [0, 1].
         """
-        features: Tensor = self.image_encoder(images)
-        return features
+        return self.image_encoder(images)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return `loss`; PyTorch's wrappers for several processes call a module this way."""
+        """Return `loss`: PyTorch's wrappers for several processes call `forward`."""
         return self.loss(batch)
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[torch.device]:
-    """Evaluation mode, without gradients, on the fastest device; then all is as it was before.
+    """Evaluate without gradients on the fastest device, then restore mode and device.
 
-    Every module gets its own old mode back. One flag for the whole method would not do: a frozen
-    tower stays in evaluation mode while the rest trains.
+    Each submodule's own mode is restored, because they can differ: a frozen tower stays in
+    evaluation mode while the rest trains.
 
-    A module on the CPU goes to the machine's card and comes back, so that whoever asks need not
-    know of devices; one that is on a card already (in the middle of a training) stays there.
+    A module on the CPU moves to the machine's accelerator and back, so callers need not handle
+    devices. A module that is already on an accelerator (during training) stays there.
 
-    On NVIDIA's cards all digits of float32 count here, where PyTorch may drop half of them for
-    speed (TF32): a number must be the same on another machine.
+    On NVIDIA GPUs, products use full float32 precision here. TF32, which PyTorch may use for speed,
+    rounds more coarsely, and results would differ between machines.
 
     Args:
         module: A method, or a part of one.
 
     Yields:
-        The device on which the module is now, for what it is given.
+        The device that the module is on, where its inputs must be too.
     """
     modes = {part: part.training for part in module.modules()}
     convolutions = torch.backends.cudnn.allow_tf32
@@ -102,13 +100,16 @@ def evaluating(module: nn.Module) -> Iterator[torch.device]:
 
 @contextmanager
 def on_fastest_device(module: nn.Module) -> Iterator[torch.device]:
-    """Lend a module on the CPU to the machine's fastest device, and take it back.
+    """Move a module from the CPU to the machine's fastest device, and back afterwards.
 
-    This is the book's rule for devices: what a reader holds stays where it is, and what takes long
-    (`fit`, measuring, caching) goes to the card and comes back by itself.
+    This is the book's rule for devices: a reader's objects stay where they are, and each long
+    computation (`fit`, evaluation, caching) moves what it needs to the accelerator and back.
+
+    Args:
+        module: Stays where it is if it is not on the CPU.
 
     Yields:
-        The device on which the module is.
+        The device that the module is on.
     """
     home = next((weight.device for weight in module.parameters()), torch.device("cpu"))
     device = fastest_device() if home.type == "cpu" else home
@@ -119,19 +120,19 @@ def on_fastest_device(module: nn.Module) -> Iterator[torch.device]:
         module.to(home)
 
 
-def require_two_pictures(batch: Batch, what_for: str = "to contrast the first with") -> None:
-    """Refuse a batch that holds a single picture.
+def require_two_pictures(batch: Batch, user: str = "a contrastive loss") -> None:
+    """Refuse a batch of fewer than two pictures.
 
     Args:
         batch: Given to `Method.loss`.
-        what_for: Why a second one is needed.
+        user: What needs two pictures, for the error message.
 
     Raises:
-        ValueError: If there is one picture.
+        ValueError: If there are fewer than two pictures.
     """
     if len(batch) < 2:
         raise ValueError(
-            f"a batch of {len(batch)} holds no second picture {what_for}: expected at least two. "
+            f"a batch of {len(batch)} is too small for {user}: expected at least two pictures. "
             "Use a larger batch, or drop the last incomplete one"
         )
 
@@ -140,20 +141,20 @@ def require_two_pictures(batch: Batch, what_for: str = "to contrast the first wi
 def similarities(
     a: Float[Tensor, "b dim"], b: Float[Tensor, "b dim"], groups: Int[Tensor, " b"] | None = None
 ) -> dict[str, Float[Tensor, ""]]:
-    """Mean cosine similarity of what belongs together, and of what does not.
+    """Return the mean cosine similarity of positive pairs, and of negative pairs.
 
-    No table of all pairs is needed: the sum over all pairs is the product of the two sums, and
-    that over the pairs of a group is the same with the group's own sums.
+    No matrix of all pairs is needed: the sum over all pairs is the dot product of the sum of ``a``
+    and the sum of ``b``. Within a group the same holds for the group's sums.
 
     Args:
-        a: Embeddings, of the first views or of the pictures; at least two.
+        a: Embeddings of the first views, or of the pictures; at least two.
         b: Embeddings of the second views, or of the captions; row i belongs to row i of ``a``.
-        groups: Equal numbers mark rows that are no negatives of each other, such as pictures
-            with one caption. ``None``: each row is a group of its own.
+        groups: Equal numbers mark rows that are not negatives of each other, such as pictures
+            with the same caption. ``None`` puts each row in a group of its own.
 
     Returns:
-        "positive_similarity", of a row with its own, and "negative_similarity", of rows of two
-        groups; zero if all rows are of one group.
+        "positive_similarity", between row i of ``a`` and of ``b``, and "negative_similarity",
+        between rows of different groups; the latter is zero if there is only one group.
     """
     a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
     own, everywhere, n = (a * b).sum(), a.sum(dim=0) @ b.sum(dim=0), len(a)

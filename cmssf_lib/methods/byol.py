@@ -1,4 +1,4 @@
-"""BYOL: predict what a slower copy of the network says about another view.
+"""BYOL: predict the output of a slower copy of the network for another view.
 
 Grill et al. 2020, "Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning".
 
@@ -6,7 +6,7 @@ Grill et al. 2020, "Bootstrap Your Own Latent: A New Approach to Self-Supervised
                   ┊ EMA          ┊ EMA                            ├→ 2 - 2 cos
     view b → target encoder → target projector ────── target ─────┘  (no gradient in this row)
 
-and the same with a and b exchanged.
+and the same with a and b swapped.
 """
 
 import torch
@@ -28,18 +28,18 @@ class BYOLConfig:
 
     hidden: PositiveInt  # width of the hidden layer of projector and predictor
     dim: PositiveInt  # dimensions of the target that is predicted
-    momentum: Fraction  # part of itself that the target keeps in the first step; rises to 1
+    momentum: Fraction  # EMA momentum of the target in the first step; rises to 1
     views: ViewsConfig  # how the two views of a picture are made
-    predictor: bool = True  # False: a lesson in collapse
-    stop_gradient: bool = True  # False: the target is the online network itself, gradient and all
+    predictor: bool = True  # False: demonstrates a collapse
+    stop_gradient: bool = True  # False: the target is the online network, with its gradient
 
 
 class BYOL(Method):
     """Learns without labels and without negatives.
 
-    A constant answer would cost nothing, and yet it is not what is learned. Three things stand
-    in its way: the predictor, which only the online network has; the gradient that stops at the
-    target; and the target's slowness. The configuration can take each of them away.
+    A constant output would have zero loss, and yet it is not what BYOL learns. Three things
+    prevent it: the predictor, which only the online network has; the stop-gradient at the target;
+    and the slow update of the target. The configuration can remove each of them.
 
     Args:
         image_encoder: Trained; kept.
@@ -52,29 +52,27 @@ class BYOL(Method):
         self.views = Views(config.views)
         self.image_encoder = image_encoder
         width, hidden, dim = image_encoder.width, config.hidden, config.dim
-        # The norm at the projector's end is of SimSiam (Chen & He 2021, section 3) and MoCo v3: it
-        # keeps any one direction of the target from fading while the network is still young.
+        # The norm at the end of the projector is from SimSiam (Chen & He 2021, section 3) and
+        # MoCo v3: it keeps each direction of the target from vanishing early in training.
         self.projector = BatchNormHead(width, hidden, dim, norm_output=True)
-        self.predictor: nn.Module = (
-            BatchNormHead(dim, hidden, dim) if config.predictor else nn.Identity()
-        )
+        self.predictor = BatchNormHead(dim, hidden, dim) if config.predictor else nn.Identity()
         self.target_encoder = momentum_copy(self.image_encoder)
         self.target_projector = momentum_copy(self.projector)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Predict each view's target from the other view.
 
-        Evaluation draws views as well: two equal pictures would be no question.
+        Evaluation also draws views: with two identical pictures the task would be trivial.
 
         Returns:
-            "loss", the mean of both directions (the paper adds them; Adam does not see the
-            factor of two), from 0 to 4, and the targets as "embeddings". There is no "chance"
-            here: the value of a collapsed network, zero, is the goal's as well.
+            "loss", the mean of both directions, from 0 to 4 (the paper adds them; Adam ignores the
+            factor of two), and the targets of the first views as "embeddings". There is no
+            "chance": a collapsed network and a perfect one have the same loss, zero.
 
         Raises:
             ValueError: If the batch holds a single picture.
         """
-        require_two_pictures(batch, "for the batch norms of projector and predictor")
+        require_two_pictures(batch, "the batch norms of projector and predictor")
         both = self.views(batch.images.repeat(2, 1, 1, 1))  # (2b, 3, h, w)
         projected = self.projector(self.image_encoder.encode(both))  # (2b, dim)
         a, b = self.predictor(projected).chunk(2)  # (b, dim) each
@@ -89,8 +87,8 @@ class BYOL(Method):
         """Move the target towards the online network, after each step of the optimizer.
 
         Args:
-            progress: Part of the training that is done, 0 to 1; the momentum rises with it to
-                1 along half a cosine (section 3.3).
+            progress: Fraction of the training that is done, 0 to 1. With it, the momentum rises
+                to 1 along half a cosine (section 3.3).
         """
         momentum = momentum_schedule(progress, self.config.momentum)
         momentum_update(self.image_encoder, self.target_encoder, momentum)

@@ -1,4 +1,4 @@
-"""DINO: self-distillation with no labels, from large views to small ones.
+"""DINO: self-distillation without labels, from large views to small ones.
 
 Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers".
 
@@ -34,30 +34,30 @@ class DINOConfig:
     hidden: PositiveInt  # width of the head's hidden layers
     head_norm: bool  # whether these have a batch norm
     bottleneck: PositiveInt  # width just before the prototypes
-    prototypes: Annotated[int, Field(ge=2)]  # outputs that student and teacher agree on
+    prototypes: Annotated[int, Field(ge=2)]  # number of outputs of student and teacher
     student_temperature: PositiveFloat  # divides the student's logits
-    teacher_temperature: PositiveFloat  # divides the teacher's; smaller, which sharpens
-    centre_momentum: Fraction  # part of itself that the centre keeps in a step
-    momentum: Fraction  # part of itself that the teacher keeps in the first step; rises to 1
-    freeze_last: Fraction  # part of the training during which the prototypes are not moved
-    local_crops: NonNegativeInt  # small views of a picture, beside two large ones
+    teacher_temperature: PositiveFloat  # divides the teacher's logits; smaller, which sharpens
+    centre_momentum: Fraction  # EMA momentum of the centre
+    momentum: Fraction  # EMA momentum of the teacher in the first step; rises to 1
+    freeze_last: Fraction  # initial fraction of the training with frozen prototypes
+    local_crops: NonNegativeInt  # small views of a picture, in addition to two large ones
     local_size: PositiveInt  # side of a small view in pixels
     views: ViewsConfig  # how a large view is made
     local_views: ViewsConfig  # how a small view is made
 
 
 class DINOHead(nn.Module):
-    """From [CLS] to one logit a prototype (section 3.1 and appendix C).
+    """Head from [CLS] to one logit per prototype (section 3.1 and appendix C).
 
     An MLP ends in a narrow bottleneck. Its output and the prototypes have length one, so a logit
-    is a cosine. This is the paper's weight-normalised last layer with its gain fixed at 1, in one
-    line. The paper's head has no batch norm; its code has it as an option. In a short training
-    it is needed: the [CLS] vectors of an untrained network are nearly equal, and the norm
-    magnifies what differs.
+    is a cosine. This is the paper's weight-normalised last layer with its gain fixed at 1. The
+    paper's head has no batch norm, but its code offers it as an option. A short training needs it:
+    the [CLS] vectors of an untrained network are nearly equal, and batch norm magnifies their
+    differences.
 
     Args:
-        width: Of the encoder.
-        hidden: Of the two hidden layers.
+        width: Width of the encoder.
+        hidden: Width of the two hidden layers.
         bottleneck: Dimensions just before the prototypes.
         prototypes: Number of outputs.
         norm: Whether the hidden layers have a batch norm.
@@ -82,8 +82,8 @@ class DINOHead(nn.Module):
 
         Args:
             features: From the encoder.
-            frozen: Let no gradient reach the prototypes. They then have none at all, so the
-                optimizer passes them by: neither its moments nor weight decay move them.
+            frozen: Whether to keep gradients from the prototypes. Their ``grad`` stays ``None``, so
+                the optimizer skips them: neither its moments nor weight decay change them.
         """
         z = F.normalize(self.mlp(features), dim=1)  # (b, bottleneck)
         prototypes = self.prototypes.detach() if frozen else self.prototypes
@@ -91,22 +91,22 @@ class DINOHead(nn.Module):
 
 
 class DINO(Method):
-    """Learns without labels: say about a small view what the teacher says about a large one.
+    """Learns without labels to predict the teacher's output for a large view from other views.
 
-    Two opposite forces keep the output from becoming constant (section 5.3). The centre takes
-    away what the teacher says of all pictures alike, which alone would end in a uniform output;
-    the low teacher temperature sharpens, which alone would end in one prototype for all.
+    Two opposite mechanisms prevent a constant output (section 5.3). Centring subtracts the mean
+    of the teacher's logits; alone, it would lead to a uniform output. Sharpening by the teacher's
+    low temperature would, alone, lead to the same single prototype for all pictures.
 
     Args:
-        image_encoder: The student's; a vision transformer. The teacher's copy of it is kept.
+        image_encoder: The student's, a vision transformer; trained. The teacher's copy is kept.
         config: Head, temperatures, momenta, views.
 
     Attributes:
         centre: ``(prototypes,)``, running mean of the teacher's logits.
-        progress: What `after_step` was told last; decides whether the prototypes are frozen.
+        progress: The last value given to `after_step`; decides whether the prototypes are frozen.
 
     Raises:
-        ValueError: If small views are no whole number of patches.
+        ValueError: If patches do not tile the small views.
     """
 
     lasting = ("teacher_encoder.",)
@@ -118,23 +118,18 @@ class DINO(Method):
         self.config = config
         self.views, self.local_views = Views(config.views), Views(config.local_views)
         self.image_encoder = image_encoder
-        self.image_encoder.grid(config.local_size)  # refuses what no patches tile
-        self.head = DINOHead(
-            self.image_encoder.width,
-            config.hidden,
-            config.bottleneck,
-            config.prototypes,
-            norm=config.head_norm,
-        )
+        self.image_encoder.grid(config.local_size)  # refuses a size that patches do not tile
+        shape = (config.hidden, config.bottleneck, config.prototypes)
+        self.head = DINOHead(image_encoder.width, *shape, norm=config.head_norm)
         self.teacher_encoder = momentum_copy(self.image_encoder)
         self.teacher_head = momentum_copy(self.head)
         self.register_buffer("centre", torch.zeros(config.prototypes))
         self.register_buffer("progress", torch.tensor(0.0))
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Compare what student and teacher say about different views of each picture.
+        """Compare the outputs of student and teacher for different views of each picture.
 
-        Training then moves the centre. Evaluation draws views as well, but leaves the centre.
+        Training then updates the centre. Evaluation also draws views, but keeps the centre.
 
         Returns:
             As `Method.loss`, with "teacher_entropy" and "kl", the divergence of the student from
@@ -145,32 +140,24 @@ class DINO(Method):
         """
         c = self.config
         if c.head_norm:
-            require_two_pictures(batch, "for the batch norms of the head")
+            require_two_pictures(batch, "the batch norms of the head")
+        size, count = c.local_size, c.local_crops
         crops = multi_crop(
-            batch.images,
-            self.views,
-            self.local_views,
-            local_size=c.local_size,
-            local_crops=c.local_crops,
+            batch.images, self.views, self.local_views, local_size=size, local_crops=count
         )
         large = torch.cat(crops[:2])  # (2b, 3, h, w)
         features = self.image_encoder.encode(large)
-        if c.local_crops:
-            small = self.image_encoder.encode(torch.cat(crops[2:]), size=c.local_size)
+        if count:
+            small = self.image_encoder.encode(torch.cat(crops[2:]), size=size)
             features = torch.cat([features, small])  # (views · b, width)
         logits, z = self.head(features, frozen=float(self.progress) < c.freeze_last)
         with torch.no_grad():
             teacher = self.teacher_head(self.teacher_encoder.encode(large))[0].chunk(2)
-        loss = dino_loss(
-            logits.chunk(len(crops)),
-            teacher,
-            self.centre,
-            c.student_temperature,
-            c.teacher_temperature,
-        )
+        temperatures = (c.student_temperature, c.teacher_temperature)
+        loss = dino_loss(logits.chunk(len(crops)), teacher, self.centre, *temperatures)
         log_p = F.log_softmax((torch.cat(teacher) - self.centre) / c.teacher_temperature, dim=1)
         entropy = -(log_p.exp() * log_p).sum(dim=1).mean()
-        if self.training:  # after its use, and a new tensor each time
+        if self.training:  # after the centre was used; the assignment makes a new tensor
             self.centre = update_centre(self.centre, teacher, c.centre_momentum)
         return {
             "loss": loss,
@@ -185,8 +172,8 @@ class DINO(Method):
         """Move the teacher towards the student, after each step of the optimizer.
 
         Args:
-            progress: Part of the training that is done, 0 to 1; the momentum rises with it to
-                1, and from ``freeze_last`` on the prototypes are trained.
+            progress: Fraction of the training that is done, 0 to 1. With it, the momentum rises
+                to 1; from ``freeze_last`` on, the prototypes are trained.
         """
         momentum = momentum_schedule(progress, self.config.momentum)
         momentum_update(self.image_encoder, self.teacher_encoder, momentum)
@@ -194,12 +181,11 @@ class DINO(Method):
         self.progress.fill_(progress)
 
     def features(self, images: Images) -> Float[Tensor, "b width"]:
-        """Return the teacher's [CLS] vector: no head, no view."""
-        features: Tensor = self.teacher_encoder(images)
-        return features
+        """Return the teacher's [CLS] vector, without head or views."""
+        return self.teacher_encoder(images)
 
     def attention(
         self, images: Images, size: int | None = None
     ) -> Float[Tensor, "b heads rows columns"]:
-        """Return where the teacher's [CLS] looks (see `cls_attention`)."""
+        """Return the attention of the teacher's [CLS] to each patch (see `cls_attention`)."""
         return cls_attention(self.teacher_encoder, images, size)

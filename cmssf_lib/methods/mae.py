@@ -1,4 +1,4 @@
-"""MAE: hide most of a picture and guess it.
+"""MAE: hide most of a picture and predict the hidden part.
 
 He et al. 2022, "Masked Autoencoders Are Scalable Vision Learners".
 
@@ -28,28 +28,27 @@ from cmssf_lib.views import Views, ViewsConfig, as_float
 class MAEConfig:
     """Masked autoencoder (chapter 4)."""
 
-    mask_ratio: BelowOne  # part of the patches that is hidden from the encoder
-    width: Annotated[int, Field(ge=4, multiple_of=4)]  # of the decoder
-    depth: PositiveInt  # blocks of the decoder
-    heads: PositiveInt  # attention heads in each
-    normalise: bool  # whether each target patch is brought to mean 0 and variance 1
-    views: ViewsConfig  # how the picture is varied before it is masked
+    mask_ratio: BelowOne  # fraction of the patches that is hidden from the encoder
+    width: Annotated[int, Field(ge=4, multiple_of=4)]  # width of the decoder
+    depth: PositiveInt  # number of blocks of the decoder
+    heads: PositiveInt  # attention heads in each block
+    normalise: bool  # whether each target patch is scaled to mean 0 and variance 1
+    views: ViewsConfig  # how the picture is augmented before it is masked
 
 
 class MAE(Method):
-    """Learns without labels, and without comparing pictures: every picture is its own teacher.
+    """Learns without labels and without comparing pictures: each picture is its own target.
 
-    The encoder sees the visible patches and nothing else, a quarter of the tokens. The decoder,
-    small and thrown away afterwards, gets them together with one learned mask token for each
-    hidden place (section 3).
+    The encoder only sees the visible patches, typically a quarter of the tokens. The decoder is
+    small and not needed for `features`. It gets the encoded tokens, and one learned mask token in
+    each hidden place (section 3).
 
-    A convolutional stem looks over the borders of its patches: it would carry pixels of a hidden
-    patch into a visible one, and the answer into the question. Here it takes every patch for a
-    picture of its own (`ConvStem.apart`), in training and in `features` alike. The weights, their
-    number and the arithmetic for each patch are those of the other methods' encoder. The
-    price: a token no longer knows the pixels just beyond its border. (Blanking the hidden
-    pixels instead would convolve three quarters of nothing, four times the work, and leave
-    the norms with statistics of mostly blank pictures.)
+    A convolutional stem looks beyond the borders of its patches: it would leak pixels of hidden
+    patches into visible ones. Here it encodes each patch as a separate picture
+    (`ConvStem.apart`), both in training and in `features`. The weights and the arithmetic for
+    each patch are those of the other methods' encoder. The price: a token no longer sees the
+    pixels just beyond its border. (Blanking the hidden pixels instead would mean four times the
+    work, mostly on blank pixels, and batch statistics of mostly blank pictures.)
 
     Args:
         image_encoder: A vision transformer; trained, and kept.
@@ -57,10 +56,10 @@ class MAE(Method):
 
     Raises:
         ValueError: If the mask ratio leaves no patch visible or none hidden, or the decoder's
-            width does not fit its heads and positions.
+            width is not a multiple of its number of heads.
     """
 
-    lasting = ("",)  # the decoder as well: `reconstruct` shows what was learned
+    lasting = ("",)  # the decoder too: `reconstruct` needs it
     positions: Tensor
 
     def __init__(self, image_encoder: ImageEncoder, config: MAEConfig) -> None:
@@ -69,7 +68,7 @@ class MAE(Method):
         self.views = Views(config.views)
         self.image_encoder = image_encoder
         self.grid = self.image_encoder.grid()
-        kept_patches(math.prod(self.grid), config.mask_ratio)  # refuses what cannot be
+        kept_patches(math.prod(self.grid), config.mask_ratio)  # refuses an impossible ratio
         width, heads = config.width, config.heads
         if width % heads:
             raise ValueError(f"the decoder's width {width} does not divide among {heads} heads")
@@ -81,26 +80,25 @@ class MAE(Method):
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.register_buffer("positions", sincos(*self.grid, width), persistent=False)
         self.decoder = nn.Sequential(
-            # timm's blocks have norms of epsilon 1e-5; the published decoder's have 1e-6.
+            # The norms in timm's blocks have epsilon 1e-5; in the published decoder it is 1e-6.
             *(Block(width, heads, qkv_bias=True) for _ in range(config.depth)),
             nn.LayerNorm(width, eps=1e-6),
         )
         self.decoder_pixels = nn.Linear(width, 3 * self.patch**2)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Hide patches of one view of each picture and guess them.
+        """Hide patches of one view of each picture and predict them.
 
-        Evaluation hides patches as well, of the pictures as they are.
+        Evaluation hides patches too, but of the unchanged pictures.
 
         Returns:
             As `Method.loss`; the "embeddings" are the [CLS] vectors. There is no "chance".
         """
         images = self.views(batch.images) if self.training else batch.images
         images = self.image_encoder.resized(images)
-        keep, mask = patch_mask(
-            len(images), math.prod(self.grid), self.config.mask_ratio, device=images.device
-        )
         patches = patchify(images, self.patch)  # (b, n, values)
+        b, n, _ = patches.shape
+        keep, mask = patch_mask(b, n, self.config.mask_ratio, device=images.device)
         tokens = self.image_encoder.tokens(images, keep=keep)  # (b, 1 + kept, width)
         loss = mae_loss(self.decode(tokens, keep), patches, mask, self.config.normalise)
         return {"loss": loss, "embeddings": tokens[:, 0].detach()}
@@ -108,14 +106,14 @@ class MAE(Method):
     def decode(
         self, tokens: Float[Tensor, "b seen width"], keep: Int64[Tensor, "b kept"]
     ) -> Float[Tensor, "b n values"]:
-        """Guess every patch, seen or not.
+        """Predict the pixels of every patch, visible or hidden.
 
         Args:
             tokens: [CLS] and the visible patches, from the encoder.
-            keep: Where the visible patches stand.
+            keep: Indices of the visible patches.
         """
         cls, seen = self.decoder_embed(tokens).split([1, keep.shape[1]], dim=1)
-        # Mask tokens everywhere, then each visible token to its place.
+        # Start with mask tokens everywhere, then put each visible token in its place.
         places = self.mask_token.to(seen.dtype).expand(len(seen), len(self.positions), -1)
         whole = places.scatter(1, keep[:, :, None].expand(-1, -1, seen.shape[2]), seen)
         decoded = self.decoder(torch.cat([cls, whole + self.positions], dim=1))
@@ -125,18 +123,18 @@ class MAE(Method):
     def reconstruct(
         self, images: Images, generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "b 3 size size"], Bool[Tensor, "b rows columns"]]:
-        """Hide patches and fill in the guesses, for a figure.
+        """Hide patches and fill in the predictions, for a figure.
 
-        Where the targets are normalised, the network says what is in a patch but not how bright
-        it is; the hidden patch's own mean and deviation are then put back. A figure made so
-        shows more than the network knew, and should say so.
+        With normalised targets, the network predicts neither the brightness nor the contrast of a
+        patch. The true mean and standard deviation of each hidden patch are then used, so a figure
+        shows more than the network predicted, and should say so.
 
         Args:
             images: uint8, or floats in [0, 1].
-            generator: Of random numbers, on the device of the images.
+            generator: Source of random numbers, on the device of the images.
 
         Returns:
-            The pictures, guesses in their hidden places; and which patches were hidden.
+            The pictures with predictions in the hidden places, and which patches were hidden.
         """
         images = self.image_encoder.resized(as_float(images))
         b, n, device = len(images), math.prod(self.grid), images.device
@@ -151,14 +149,15 @@ class MAE(Method):
 
 
 def sincos(rows: int, columns: int, width: int) -> Float[Tensor, "places width"]:
-    """Return a code for each place of a grid: sines and cosines of its row and its column.
-
-    Vaswani et al. 2017, "Attention Is All You Need", section 3.5, once for each direction.
+    """Return position embeddings of a grid: sines and cosines of the row and of the column.
 
     Args:
-        rows: Of the grid.
-        columns: Of the grid.
-        width: Of the code, a multiple of 4.
+        rows: Rows of the grid.
+        columns: Columns of the grid.
+        width: Length of an embedding, a multiple of 4.
+
+    References:
+        Vaswani et al. 2017, "Attention Is All You Need", section 3.5, applied to each direction.
     """
     frequency = 10_000.0 ** -(torch.arange(width // 4) / (width // 4))
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
@@ -167,19 +166,19 @@ def sincos(rows: int, columns: int, width: int) -> Float[Tensor, "places width"]
 
 
 def kept_patches(patches: int, ratio: float) -> int:
-    """Return how many of the patches stay visible when a part of them is hidden.
+    """Return the number of patches that stay visible at a mask ratio.
 
     Args:
-        patches: Of a picture.
-        ratio: Part that is hidden.
+        patches: Number of patches of a picture.
+        ratio: Fraction of the patches that is hidden.
 
     Raises:
-        ValueError: If the ratio is not strictly between 0 and 1, or so near to one of them that
-            every patch or none would be visible.
+        ValueError: If the ratio is not strictly between 0 and 1, or so close to one of them that
+            all patches or none would be visible.
     """
     if not 0 < ratio < 1:
-        raise ValueError(f"the mask ratio lies between 0 and 1, both excluded; got {ratio}")
-    # Rounded down, as in the paper's code; 10 · (1 - 0.9) is a little under 1 in floats.
+        raise ValueError(f"the mask ratio must lie strictly between 0 and 1, got {ratio}")
+    # Rounded down, as in the paper's code. 1e-6 because 10 · (1 - 0.9) is just below 1 in floats.
     kept = math.floor(patches * (1 - ratio) + 1e-6)
     if not 0 < kept < patches:
         raise ValueError(
@@ -197,20 +196,20 @@ def patch_mask(
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[Int64[Tensor, "b kept"], Bool[Tensor, "b patches"]]:
-    """Draw for each picture which patches are hidden.
+    """Draw at random which patches of each picture are hidden.
 
-    Every picture's patches are shuffled by sorting random numbers; the first few stay. So all
-    pictures keep equally many, and a batch of them is one tensor.
+    The patches of each picture are shuffled by sorting random numbers, and the first few stay
+    visible. All pictures keep the same number, so the result is one tensor.
 
     Args:
         b: Number of pictures.
-        patches: Patches of a picture.
-        ratio: Part that is hidden (see `kept_patches`).
-        generator: Of random numbers, on ``device``.
-        device: Where the results are wanted.
+        patches: Number of patches of a picture.
+        ratio: Fraction of the patches that is hidden (see `kept_patches`).
+        generator: Source of random numbers, on ``device``.
+        device: Device of the results.
 
     Returns:
-        Where the visible patches stand, and a mask that is true for the hidden ones.
+        The indices of the visible patches, and a mask that is true for the hidden ones.
 
     Raises:
         ValueError: As `kept_patches`.

@@ -32,16 +32,15 @@ class SimCLRConfig:
 
 
 class SimCLR(Method):
-    """Learns without labels: which two of 2b views are of the same picture?
+    """Learns without labels to find which of 2b views show the same picture.
 
-    The head is the paper's g(h) = W₂ σ(W₁ h), an MLP with one hidden layer and without a norm: a
-    batch norm there would let the embeddings that are compared see each other. It is thrown
-    away after training: `features` ends before it.
+    The head is the paper's g(h) = W₂ σ(W₁ h), an MLP with one hidden layer. It has no batch norm,
+    which would leak information between the embeddings that are compared. It is discarded after
+    training: `features` ends before it.
 
     Args:
         image_encoder: Trained; kept.
         config: Head, temperature, views.
-
     """
 
     def __init__(self, image_encoder: ImageEncoder, config: SimCLRConfig) -> None:
@@ -54,20 +53,20 @@ class SimCLR(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Compare every view with every other.
 
-        Evaluation draws views as well: two equal pictures would be no question. It changes no
-        state; seed the global generator for the same views.
+        Evaluation also draws views: with two identical pictures the task would be trivial. It
+        changes no state; seed the global generator to get the same views again.
 
         Returns:
             As `Method.loss`, with the mean similarity of the two views of a picture
-            ("positive_similarity") and of views of two pictures ("negative_similarity").
+            ("positive_similarity") and of views of different pictures ("negative_similarity").
 
         Raises:
-            ValueError: If the batch holds a single picture: there is nothing to contrast.
+            ValueError: If the batch holds a single picture, so that there are no negatives.
         """
         require_two_pictures(batch)
         both = self.views(batch.images.repeat(2, 1, 1, 1))  # (2b, 3, h, w)
-        # One forward for both halves: batch norm takes its statistics over all 2b views, and
-        # cannot tell the halves apart.
+        # One forward pass for both halves: batch norm computes its statistics over all 2b views
+        # and cannot reveal which half a view belongs to.
         a, b = self.head(self.image_encoder.encode(both)).chunk(2)  # (b, dim) each
         return {
             "loss": nt_xent(a, b, self.config.temperature),

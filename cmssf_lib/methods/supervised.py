@@ -1,7 +1,7 @@
-"""Learning with labels, to compare the others with: cross-entropy, or SupCon.
+"""Learning with labels, as a baseline for the other methods: cross-entropy or SupCon.
 
-Cross-entropy asks for a picture's class. SupCon (Khosla et al. 2020, "Supervised Contrastive
-Learning") is SimCLR with labels: all views of a class are each other's partners.
+Cross-entropy predicts a picture's class. SupCon (Khosla et al. 2020, "Supervised Contrastive
+Learning") is SimCLR with labels: all views of a class are positives of each other.
 """
 
 import math
@@ -24,7 +24,7 @@ from cmssf_lib.views import Views, ViewsConfig
 class SupervisedConfig:
     """Learning with labels, for comparison."""
 
-    loss: Literal["cross_entropy", "supcon"]  # of the class, or of pairs of views
+    loss: Literal["cross_entropy", "supcon"]  # predict the class, or contrast pairs of views
     hidden: PositiveInt  # width of the projection head's hidden layer (supcon)
     dim: PositiveInt  # dimensions in which views are compared (supcon)
     temperature: PositiveFloat  # divides the cosine similarities (supcon)
@@ -49,35 +49,31 @@ class Supervised(Method):
     def __init__(self, image_encoder: ImageEncoder, config: SupervisedConfig, classes: int) -> None:
         super().__init__()
         if classes < 2:
-            raise ValueError(
-                f"there is nothing to learn from {classes} class: expected two or more"
-            )
+            raise ValueError(f"classes must be at least 2, got {classes}")
         self.config = config
         self.classes = classes
         self.views = Views(config.views)
         self.image_encoder = image_encoder
-        width = image_encoder.width
-        # `features` ends before either of them.
+        # `features` ends before the head, whichever it is.
         self.head: nn.Module = (
-            nn.Linear(width, classes)
+            nn.Linear(image_encoder.width, classes)
             if config.loss == "cross_entropy"
-            else ProjectionHead(width, config.hidden, config.dim)
+            else ProjectionHead(image_encoder.width, config.hidden, config.dim)
         )
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Ask for the class of every picture, or compare every view with every other.
+        """Predict the class of every picture, or compare every view with every other.
 
-        Training shows a picture in one random view (cross-entropy) or two (SupCon). Evaluation
-        shows it as it is to the classifier; SupCon still draws its two views, because two equal
-        pictures would be no question. It changes no state.
+        Training draws one random view of each picture (cross-entropy) or two (SupCon). In
+        evaluation the classifier gets the unchanged picture; SupCon still draws two views, because
+        with two identical pictures the task would be trivial. Evaluation changes no state.
 
         Returns:
             As `Method.loss`, with "accuracy" (cross-entropy), or "positive_similarity" and
-            "negative_similarity" of pictures, not of classes (SupCon).
+            "negative_similarity" between pictures, not classes (SupCon).
 
         Raises:
-            ValueError: If a label is none of the classes, or for SupCon the batch holds a single
-                picture.
+            ValueError: If a label is not one of the classes, or SupCon gets a single picture.
         """
         low, high = int(batch.labels.min()), int(batch.labels.max())
         if low < 0 or high >= self.classes:
@@ -91,10 +87,9 @@ class Supervised(Method):
         images = self.views(batch.images) if self.training else batch.images
         features = self.image_encoder.encode(images)  # (b, width)
         logits = self.head(features)  # (b, classes)
-        right = logits.detach().argmax(dim=1) == batch.labels
         return {
             "loss": F.cross_entropy(logits, batch.labels),
-            "accuracy": right.float().mean(),
+            "accuracy": (logits.argmax(dim=1) == batch.labels).float().mean(),
             "embeddings": features.detach(),
             "chance": torch.tensor(math.log(self.classes)),
         }

@@ -1,9 +1,9 @@
-"""Figures: one function a figure, each from a run or from results, each returning it.
+"""Figures: one function per figure, which takes runs or results and returns the figure.
 
-Nothing is shown and no setting of matplotlib is changed: a notebook shows a cell's last value,
-a script calls ``savefig``. Colours are those of Okabe and Ito (2008), which people with any kind of
-colour vision tell apart; what they encode is always encoded a second time, by a line style,
-a symbol or a frame. Every figure has a white ground of its own and reads on a dark page too.
+The functions neither show the figure nor change a matplotlib setting: a notebook displays the last
+value of a cell, and a script calls ``savefig``. People with any kind of colour vision can
+distinguish the colours (Okabe and Ito, 2008), and whatever a colour encodes, a line style, a marker
+or a frame encodes too. Every figure has a white background, even on a dark page.
 """
 
 import re
@@ -54,24 +54,25 @@ from cmssf_lib.plots.pictures import (
 from cmssf_lib.plots.style import COLOURS as COLOURS, Picture as Picture, panels as panels
 from cmssf_lib.runs import Run
 
-SEED = re.compile(r"-s(\d+)$")  # ends the name of a run that was made with several seeds
+SEED = re.compile(r"-s(\d+)$")  # ends the name of a run that was repeated with several seeds
 HEAD = ("run", "seeds", "epochs", "minutes each", "machine", "made again by")
 
 
 class RunCard:
-    """What a reader must know of the runs that a figure is drawn from, as a table.
+    """Summarise the runs behind a figure in a table.
 
-    One row for each training. Runs of one name that differ in the seed, ``-s0``, ``-s1`` and so
-    on, are one training; their minutes are the median. A notebook shows it as a line that opens.
+    There is one row per training. Runs whose names differ only in the seed (``-s0``, ``-s1`` and so
+    on) are one training; its minutes are their median. A notebook shows the table as a single line
+    that the reader can expand.
 
     Args:
-        found: Runs, or lists or dictionaries of them.
+        found: Runs, or (nested) collections of runs; of a dictionary, its values.
 
     Attributes:
         rows: A tuple of six texts for each training, in the order of `HEAD`.
 
     Raises:
-        ValueError: If there are no runs, or something among them is none.
+        ValueError: If there are no runs, or something is neither a run nor a collection of runs.
     """
 
     def __init__(self, *found: object) -> None:
@@ -79,35 +80,33 @@ class RunCard:
         for name, run in {run.name: run for run in _runs(found)}.items():
             groups[SEED.sub("", name)].append(run)
         if not groups:
-            raise ValueError("there are no runs to make a card of")
+            raise ValueError("expected at least one run; got no runs")
         self.rows = [(name, *_row(of)) for name, of in groups.items()]
 
     @property
     def line(self) -> str:
-        """The sentence that is seen before the card is opened."""
+        """The sentence that is visible while the table is closed."""
         seeds = sorted({len(row[1].split(",")) for row in self.rows})
         many = " to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
         count = f"{len(self.rows)} recorded training{'s' * (len(self.rows) > 1)}"
         return f"Drawn from {count}, {many} seed{'s' * (seeds[-1] > 1)} each"
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n".join([f"{self.line}.", *(" | ".join(row) for row in (HEAD, *self.rows))])
-
-    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         cells = [("th", HEAD), *(("td", row) for row in self.rows)]
         rows = ("".join(f"<{tag}>{escape(text)}</{tag}>" for text in row) for tag, row in cells)
         table = "".join(f"<tr>{row}</tr>" for row in rows)
-        line = f"<summary>{self.line}</summary>"
-        return f'<details class="run-card">{line}<table>{table}</table></details>'
+        summary = f"<summary>{self.line}</summary>"
+        return f'<details class="run-card">{summary}<table>{table}</table></details>'
 
 
 def _runs(found: object) -> Iterator[Run]:
     if isinstance(found, Run):
         yield found
     elif isinstance(found, str) or not isinstance(found, Iterable):
-        raise ValueError(f"{found!r} is no run")
+        raise ValueError(f"expected a run or a collection of runs; got {found!r}")
     else:
         for part in found.values() if isinstance(found, Mapping) else found:
             yield from _runs(part)

@@ -1,4 +1,4 @@
-"""Accuracies of finished models, compared: each seed as a point, or a line with a band of seeds."""
+"""Compare the accuracies of finished models, with a point per seed or a band over the seeds."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from cmssf_lib.plots import style
 
-#: One model in one panel: the strengths, and for each seed a row of accuracies, one a strength.
+#: One curve: its positions on the x axis, and for each seed the accuracies at these positions.
 Curve = tuple[Sequence[float], Sequence[Sequence[float]]]
-#: Name → accuracies, one a seed.
+#: Name → accuracies, one per seed.
 Seeds = Mapping[str, Sequence[float]]
 #: Name → accuracy.
 Levels = Mapping[str, float]
@@ -21,21 +21,20 @@ Levels = Mapping[str, float]
 def accuracy_points(
     groups: Mapping[str, Seeds], *, lines: Levels = style.NONE, left: float = 0.0
 ) -> Figure:
-    """Show the accuracy of models, each seed as a point, with the mean in figures.
+    """Show the accuracy of each model as a point per seed, and write the mean beside them.
 
     Args:
-        groups: What the models have in common, such as a level of fusion → model → accuracies,
-            one a seed.
-        lines: Name → accuracy, drawn as a dotted line: a ceiling, or chance. Keep them far
-            enough apart for their names to stand side by side.
-        left: Where the horizontal axis begins.
+        groups: Group, such as a level of fusion → model → accuracies, one per seed.
+        lines: Name → accuracy, drawn as a dotted line, such as a ceiling or chance. The names
+            are written side by side, so lines too close together overlap.
+        left: Lower end of the accuracy axis.
 
     Raises:
-        ValueError: If there is no model, or one without any accuracy.
+        ValueError: If there is no model, or a model has no accuracies.
     """
     rows = [(model, {group: seeds}) for group, m in groups.items() for model, seeds in m.items()]
     figure, axes = _rows(rows, 0.3 * len(rows) + 1.3, left)
-    look = style.looks(groups)
+    look = style.looks(group for _, found in rows for group in found)  # as `_rows` assigns them
     for y, (_, found) in enumerate(rows):
         for group, seeds in found.items():
             axes.plot([min(seeds), max(seeds)], [y, y], color=look[group].colour, linewidth=1.2)
@@ -57,16 +56,16 @@ def claimed_and_measured(
     beside: Mapping[str, str] = style.NONE,
     left: float = 0.0,
 ) -> Figure:
-    """Put what was claimed of methods beside what was measured, one row a method.
+    """Compare the claimed accuracy of each method with the measured ones, one row per method.
 
     Args:
-        measured: Method → protocol, such as "linear, all labels" → accuracies, one a seed.
-        claimed: Method → accuracy, as a hollow diamond.
-        beside: Method → what is written at the right: which labels it used, what it cost.
-        left: Where the horizontal axis begins.
+        measured: Method → protocol, such as "linear, all labels" → accuracies, one per seed.
+        claimed: Method → accuracy, drawn as a hollow diamond.
+        beside: Method → note at the right of its row, such as the labels it used or its cost.
+        left: Lower end of the accuracy axis.
 
     Raises:
-        ValueError: If there is no method, or a protocol without any accuracy.
+        ValueError: If there is no method, or a protocol has no accuracies.
     """
     figure, axes = _rows(list(measured.items()), 0.42 * len(measured) + 1.6, left)
     for y, method in enumerate(measured):
@@ -87,18 +86,19 @@ def setting_sweeps(
     usual: Mapping[str, str] = style.NONE,
     lines: Levels = style.NONE,
 ) -> Figure:
-    """Show how accuracy depends on one setting after another, a panel for each.
+    """Show how accuracy depends on several settings, with one panel per setting, two in a row.
 
-    A point is a seed; the line joins the means. Values stand at equal distances, in the order
-    given, whatever they are.
+    A point is a seed; the line joins the means. The values of a setting are spaced evenly along
+    the axis, in the order given.
 
     Args:
-        sweeps: Setting → its value, in words → accuracies, one a seed. Two panels a row.
-        usual: Setting → the value that the other panels have; a square frames its points.
-        lines: Name → accuracy, drawn as a dotted line in every panel: raw pixels, say.
+        sweeps: Setting → value, as text → accuracies, one per seed.
+        usual: Setting → its value in the other panels' runs; a square marks the mean there.
+        lines: Name → accuracy, drawn as a dotted line in every panel, such as that of raw pixels.
 
     Raises:
-        ValueError: If there is nothing to draw, a value has no accuracy, or a usual one is missing.
+        ValueError: If there is nothing to draw, a value has no accuracies, or the sweep of a
+            setting lacks its usual value.
     """
     style.require_some(sweeps, "expected settings with their values; got none")
     look = style.Look(style.COLOURS["blue"], "o", "-")
@@ -123,18 +123,18 @@ def setting_sweeps(
 def robustness_curves(
     curves: Mapping[str, Mapping[str, Curve]], *, columns: int = 2, lines: Levels = style.NONE
 ) -> Figure:
-    """Draw how accuracy changes with the strength of some damage, a panel for each kind.
+    """Draw accuracy over the strength of a corruption, with one panel per kind of corruption.
 
     A line is the mean over seeds; the band behind it runs from the worst seed to the best. A
     model looks the same in every panel.
 
     Args:
-        curves: What the horizontal axis shows → model → (strengths, a row of accuracies a seed).
-        columns: Panels a row.
-        lines: Name → accuracy, drawn as a dotted line in every panel: chance, or a ceiling.
+        curves: Label of the x axis → model → (strengths, a row of accuracies per seed).
+        columns: Number of panels in a row.
+        lines: Name → accuracy, drawn as a dotted line in every panel, such as chance or a ceiling.
 
     Raises:
-        ValueError: If there is nothing to draw, or a row does not have one value a strength.
+        ValueError: If there is nothing to draw, or a row does not have one value per strength.
     """
     look = style.looks(model for models in curves.values() for model in models)
     if not look or columns < 1:
@@ -160,55 +160,52 @@ def accuracy_over(
     ticks: Mapping[Any, str] = style.NONE,
     bottom: float = 0.0,
 ) -> Figure:
-    """Draw accuracy over something that grows in steps of a factor: compute, or labels.
+    """Draw accuracy over a quantity on a logarithmic axis, such as compute or number of labels.
 
-    The horizontal axis is logarithmic. A line is the mean over seeds; the band behind it runs from
-    the worst seed to the best.
+    A line is the mean over seeds; the band behind it runs from the worst seed to the best.
 
     Args:
-        curves: Method → (places, a row of accuracies for each seed).
-        xlabel: What the places are.
-        ylabel: Which accuracy it is, on which pictures.
-        published: Name → (place, accuracy), as hollow diamonds: what others reached with more.
-            Those at one place share a label, the highest first.
-        lines: Name → accuracy, drawn as a dotted line: chance, or what pixels are worth.
-        ticks: Place → what is written there; else powers of ten.
-        bottom: Where the vertical axis begins.
+        curves: Method → (positions on the x axis, a row of accuracies per seed).
+        xlabel: Label of the x axis.
+        ylabel: Label of the y axis: which accuracy, on which pictures.
+        published: Name → (position, accuracy) of published results, drawn as hollow diamonds.
+            Those at the same position share one label, the highest accuracy first.
+        lines: Name → accuracy, drawn as a dotted line, such as chance or that of raw pixels.
+        ticks: Position → tick label on the x axis; by default powers of ten.
+        bottom: Lower end of the accuracy axis.
 
     Raises:
-        ValueError: If there is no curve, a row lacks a value, or a place is not positive.
+        ValueError: If there is no curve, a curve has no seed, a row does not have one value per
+            position, or a position is not positive.
     """
     style.require_some(curves, "expected curves to draw; got none")
     figure, ((axes,),) = style.panels(height=3.9)
     look = style.looks(curves)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log", ylim=(bottom, 1.0))
     for name, (places, rows) in curves.items():
         style.band(axes, places, rows, look[name], name)
         if min(places) <= 0:
             raise ValueError(f"{name!r}: the axis is logarithmic and {min(places)} is not positive")
-    axes.set_xscale("log")
     by_height = sorted(published, key=published.__getitem__, reverse=True)
     for place in {x for x, _ in published.values()}:
         names = [name for name in by_height if published[name][0] == place]
         heights = [published[name][1] for name in names]
         style.hollow(axes, [place] * len(names), heights, "D", 42, facecolors="white", zorder=3)
-        text = "\n".join(names)  # one label, its lines in the points' order
         at_left: Any = {"textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 9}
-        axes.annotate(text, (place, fmean(heights)), (-7, 0), **at_left)
+        axes.annotate("\n".join(names), (place, fmean(heights)), (-7, 0), **at_left)
     style.levels(axes, lines)
     if ticks:
         axes.minorticks_off()
         axes.set_xticks(list(ticks), list(ticks.values()))
     else:
         axes.xaxis.set_major_formatter("{x:,g}")
-    axes.set_ylim(bottom, 1.0)
     axes.yaxis.set_major_formatter(style.percent)
     style.legend(figure, handlelength=3.2)
     return figure
 
 
 def _upright(count: int, columns: int, over: float) -> tuple[Figure, list[Axes]]:
-    """Make panels with accuracy upwards, on one scale."""
+    """Make panels whose y axis shows accuracy, all on one scale."""
     figure, axes = style.tiles(count, columns, 2.5, over, sharey=True)
     axes[0].set_ylim(0.0, 1.02)
     axes[0].yaxis.set_major_formatter(style.percent)
@@ -218,7 +215,7 @@ def _upright(count: int, columns: int, over: float) -> tuple[Figure, list[Axes]]
 
 
 def _rows(rows: Sequence[tuple[str, Seeds]], height: float, left: float) -> tuple[Figure, Axes]:
-    """Draw a row for each name, the first on top: series → accuracies, a point a seed."""
+    """Draw one row per name, the first on top, from series → accuracies, with a point per seed."""
     style.require_some(rows, "expected something to compare; got none")
     look = style.looks(series for _, found in rows for series in found)
     figure, ((axes,),) = style.panels(height=height)
@@ -233,5 +230,5 @@ def _rows(rows: Sequence[tuple[str, Seeds]], height: float, left: float) -> tupl
 
 
 def _write_beside(axes: Axes, y: float, text: str) -> None:
-    """Write at the right of a row."""
+    """Write a text at the right of the row at height `y`."""
     style.centred(axes, 1.01, y, text, ha="left", transform=axes.get_yaxis_transform())

@@ -1,4 +1,4 @@
-"""How runs went, epoch by epoch: losses, similarities, retrieval; and losses by batch size."""
+"""Curves of runs over the epochs (loss, similarity, retrieval), and losses over batch size."""
 
 import math
 import sys
@@ -13,28 +13,29 @@ from matplotlib.ticker import MaxNLocator
 from cmssf_lib.plots import style
 from cmssf_lib.runs import Run
 
-#: Losses whose least value is not the floor that equal captions set, but zero.
+#: Losses whose minimum is zero even if a batch contains equal captions.
 WITHOUT_FLOOR = ("masked", "excess")
 
 
 @style.styled
 def loss_curves(run: Run) -> Figure:
-    """Draw training and validation loss, between guessing and the floor.
+    """Draw the training and validation loss of a run between guessing and the floor.
 
-    Guessing costs ln(batch size). The floor is what equal captions in a batch leave of the
-    one-hot loss, however good the model is; the masked and the excess loss can reach zero.
+    Guessing has the loss ln(batch size). The floor is the one-hot loss of a perfect model, which is
+    positive if a batch contains equal captions; the masked and the excess loss can reach zero.
 
     Args:
-        run: With "loss" in its history; "floor" and "validation_loss" are drawn if there.
+        run: Its history has a column "loss"; "floor" and "validation_loss" are drawn if present.
 
     Raises:
-        ValueError: If no epoch is done yet, or the run does not say its batch size.
+        ValueError: If no epoch is done yet, or the run's config has no batch size.
+        KeyError: If the history has no column "loss".
     """
     validation = {"validation_loss": "validation"} if _logged(run, "validation_loss") else {}
     figure, axes = _over_epochs(run, "loss (nats)", {"loss": "training", **validation})
     batch = run.config.get("train", {}).get("batch_size")
     if batch is None:
-        raise ValueError(f"the run {run.name} does not record train.batch_size: ln B is unknown")
+        raise ValueError(f"the config of the run {run.name} has no train.batch_size")
     guessing = math.log(batch)
     style.levels(axes, {f"guessing: ln {batch} = {guessing:.2f}": guessing}, 0.99)
     if "floor" in run.history[-1]:
@@ -52,18 +53,18 @@ def loss_curves(run: Run) -> Figure:
 
 @style.styled
 def similarity_curves(run: Run) -> Figure:
-    """Draw the mean cosine similarity of pictures with right and with wrong captions.
+    """Draw the mean cosine similarity of pictures with their own and with other captions.
 
-    Two curves of wrong captions: those of *other classes*, and those of all other pictures,
-    as drawn at random. The second is contaminated: some of its captions are right.
+    On held-out pictures there are two curves for other captions: those of *other classes*, and
+    those of all other pictures. The second is contaminated: some of its captions are right.
 
     Args:
-        run: With the three ``validation_…_similarity`` columns of `evaluate.monitor`, or with
-            the ``positive_similarity`` and ``negative_similarity`` of the training batches.
+        run: Its history has the three ``validation_…_similarity`` columns of `evaluate.monitor`,
+            or ``positive_similarity`` and ``negative_similarity`` of the training batches.
 
     Raises:
         ValueError: If no epoch is done yet.
-        KeyError: If the history holds neither set of columns whole.
+        KeyError: If the history lacks one of these columns.
     """
     where = "on the training batches"
     columns = {"positive_similarity": "own caption", "negative_similarity": "different captions"}
@@ -84,16 +85,16 @@ def similarity_curves(run: Run) -> Figure:
 
 @style.styled
 def retrieval_curve(run: Run, *, classes: int) -> Figure:
-    """Draw how often the first caption found is of the right class, and zero-shot accuracy.
+    """Draw recall at 1 of class-level caption retrieval, and zero-shot accuracy.
 
     Args:
-        run: With ``validation_retrieval_at_1`` and ``validation_zero_shot`` in its history
-            (see `evaluate.monitor`).
-        classes: Of the data: chance is one in this many.
+        run: Its history has the columns ``validation_retrieval_at_1`` and
+            ``validation_zero_shot`` (see `evaluate.monitor`).
+        classes: Number of classes, which sets the chance level.
 
     Raises:
         ValueError: If no epoch is done yet, or there are fewer than two classes.
-        KeyError: If the history holds no such column.
+        KeyError: If the history lacks one of the columns.
     """
     if classes < 2:
         raise ValueError(f"with {classes} class(es) every answer is right: expected two or more")
@@ -102,7 +103,7 @@ def retrieval_curve(run: Run, *, classes: int) -> Figure:
         "validation_zero_shot": "zero-shot",
     }
     figure, axes = _over_epochs(run, "right on held-out pictures", columns)
-    # Curves rise from chance to the ceiling: each label stands where they are not.
+    # Curves rise from chance to the ceiling, so these places do not hide the labels.
     style.levels(axes, {"ceiling: 100 %": 1.0}, 0.01, above=False)
     style.levels(axes, {f"chance: one in {classes}": 1 / classes}, 0.99)
     axes.set_ylim(0, 1.03)
@@ -118,23 +119,23 @@ def run_curves(
     *,
     lines: Mapping[str, float] = style.NONE,
 ) -> Figure:
-    """Draw columns of runs' histories over the epochs, a panel for each column.
+    """Draw columns of runs' histories over the epochs, with one panel per column, two in a row.
 
-    A line is the mean over a group's runs, its seeds; the band behind it runs from the lowest to
+    A line is the mean over the runs (seeds) of a group; the band behind it runs from the lowest to
     the highest. A group looks the same in every panel. It is missing from the panel of a column
     that its method does not log, and ends with the last epoch that all of its runs have.
 
     Args:
-        groups: Name → runs that differ in the seed alone.
-        columns: Column of the history → what the vertical axis says. Two panels a row.
-        lines: Name → height, drawn as a dotted line in the first panel: chance, say.
+        groups: Name → runs that differ only in the seed.
+        columns: Column of the history → label of the y axis.
+        lines: Name → height, drawn as a dotted line in the first panel, such as chance.
 
     Raises:
-        ValueError: If there is no group or no column, a group without a run, a run without a
-            history, or a column that no run has.
+        ValueError: If there is no group or no column, a group has no run, a run has no history,
+            or no run has one of the columns.
     """
     if not groups or not columns:
-        raise ValueError(f"expected runs and columns; got {len(groups)} groups, {len(columns)}")
+        raise ValueError(f"expected groups and columns; got {len(groups)} and {len(columns)}")
     look = style.looks(groups)
     figure, axes = style.tiles(len(columns), 2, 2.5, over=0.6)
     for panel, (column, label) in zip(axes, columns.items(), strict=True):
@@ -161,15 +162,15 @@ def losses_by_batch(
     *,
     lines: Mapping[str, float] = style.NONE,
 ) -> Figure:
-    """Show losses over the size of the batch, between what guessing costs and their floors.
+    """Show losses over the batch size, between guessing and their floors.
 
-    Guessing costs ln(batch size); it is drawn over all sizes that occur. Points that share a name
-    with a floor have its colour.
+    Guessing has the loss ln(batch size), drawn over all sizes that occur. Points have the colour
+    of the floor with the same name.
 
     Args:
-        floors: Name → batch size → the least loss.
-        points: Name → batch size → losses: of batches, or of runs, one a seed.
-        lines: Name → loss, drawn as a dotted line across all sizes: a value reported elsewhere.
+        floors: Name → batch size → the least possible loss.
+        points: Name → batch size → losses of single batches, or of runs, one per seed.
+        lines: Name → loss, drawn as a dotted line, such as a value reported elsewhere.
 
     Raises:
         ValueError: If there is nothing to draw, or points have a batch size without a loss.
@@ -198,18 +199,18 @@ def losses_by_batch(
 
 
 class LiveLoss:
-    """Draws `loss_curves` anew after each epoch, in one place: ``fit(…, watch=LiveLoss())``.
+    """Redraw `loss_curves` in place after each epoch: ``fit(…, watch=LiveLoss())``.
 
-    Outside a notebook there is no place to draw, and nothing happens.
+    Outside a notebook it does nothing.
     """
 
-    _handle: Any = None  # of the figure that is shown
+    _handle: Any = None  # IPython's handle of the displayed figure
 
     def __call__(self, run: Run) -> None:
-        """Replace the figure by one with the newest epoch."""
+        """Replace the figure by one that includes the latest epoch."""
         if not in_notebook():
             return
-        from IPython.display import display  # there wherever a notebook runs
+        from IPython.display import display  # installed wherever a notebook runs
 
         figure = loss_curves(run)
         if self._handle is None:
@@ -219,19 +220,18 @@ class LiveLoss:
 
 
 def in_notebook() -> bool:
-    """Whether a Jupyter kernel runs this code (IPython in a terminal cannot show pictures)."""
+    """Return whether a Jupyter kernel runs this code; IPython in a terminal shows no figures."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None
 
 
 def _over_epochs(run: Run, ylabel: str, columns: Mapping[str, str]) -> tuple[Figure, Axes]:
-    """Draw up to three columns of a run in one panel: column → its name in the legend."""
+    """Draw up to three columns of a run in one panel; `columns` maps each to its legend entry."""
     figure, ((axes,),) = style.panels()
     styles = zip(columns.items(), style.looks(columns).values(), ("-", "--", ":"), strict=False)
     for (column, label), look, line in styles:
-        points = _logged(run, column)
-        if not points:
-            run.series(column)  # raises: it says which columns there are
+        if not (points := _logged(run, column)):
+            run.series(column)  # raises a KeyError that lists the columns
         marker = look.marker if len(points) <= 30 else ""
         x, y = zip(*points, strict=True)
         axes.plot(x, y, color=look.colour, marker=marker, linestyle=line, label=label)
@@ -241,7 +241,7 @@ def _over_epochs(run: Run, ylabel: str, columns: Mapping[str, str]) -> tuple[Fig
 
 
 def _logged(run: Run, column: str) -> list[tuple[float, float]]:
-    """Return (epoch, value) for the epochs that have the column; refuse a run without any."""
+    """Return (epoch, value) for the epochs with this column; raise if the run has no epochs."""
     if not run.history:
         raise ValueError(f"the run {run.name} has no history: no epoch is done yet")
     return [(row["epoch"], row[column]) for row in run.history if column in row]

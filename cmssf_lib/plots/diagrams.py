@@ -1,4 +1,4 @@
-"""Drawings: methods as boxes and arrows, embeddings as points in the plane."""
+"""Diagrams of methods as boxes and arrows, and of embeddings as points in the plane."""
 
 from collections.abc import Sequence
 from itertools import cycle, pairwise
@@ -17,14 +17,14 @@ from cmssf_lib.plots import style
 
 Pair = tuple[float, float]
 Points = Float[Tensor, "_ _"]
-#: Middle and width of each box of CMSSF; a row of the drawing is 12 wide.
+#: Centre and width of each box of CMSSF on the x axis, which runs from 0 to 12.
 INPUT, ENCODER, HEAD = (0.95, 1.4), (3.8, 1.8), (6.75, 1.5)
 SPACE, LOSS = (9.35, 1.5), (11.3, 1.0)
 
 
 @style.styled
 def co_attention_diagram() -> Figure:
-    """Draw one layer of co-attention: two streams, and what each asks the other."""
+    """Draw one co-attention layer: two streams, each with queries to the other."""
     figure, axes = _sheet(3.9, xlim=(0, 10), ylim=(-0.3, 7))
     streams = ((2.4, "picture: 32 patches", "blue"), (7.6, "question: its words", "green"))
     for x, name, colour in streams:
@@ -33,7 +33,7 @@ def co_attention_diagram() -> Figure:
             _box(axes, (x, 2.6), (y, 0.7), text, colour, fontsize=10)
         for low, high in ((0.45, 1.75), (2.65, 3.55), (4.45, 5.15), (6.05, 6.7)):
             _arrow(axes, (x, low), (x, high))
-        # Keys and values cross over; the queries come straight from below.
+        # Keys and values go to the other stream; the queries stay in their own.
         side = 1 if x < 5 else -1
         _arrow(axes, (x, 0.75), (x + 3.8 * side, 2.0), color=style.COLOURS[colour], linestyle="--")
         style.centred(axes, 5 - 2.75 * side, 1.25, "queries", ha="right" if x < 5 else "left")
@@ -43,21 +43,21 @@ def co_attention_diagram() -> Figure:
 
 @style.styled
 def cmssf_diagram(image: Sequence[str], text: Sequence[str]) -> Figure:
-    """Draw CMSSF: two encoders, two heads, one space, one loss, and what passes between them.
+    """Draw CMSSF: two encoders, two projection heads, the shared space and the loss.
 
-    It is Figure 1 of the source chapter, with the sizes of the model that it is drawn for.
+    It is Figure 1 of the source chapter, labelled with the shapes of a particular model.
 
     Args:
-        image: What passes along the three arrows of the pictures' row: into the encoder, out of
-            it, and out of the head. A shape such as "3×16×16", on one line or two.
-        text: Likewise for the captions' row.
+        image: Labels of the three arrows in the picture row: into the encoder, out of the
+            encoder, and out of the head. Each is a shape such as "3×16×16", on one or two lines.
+        text: Labels of the three arrows in the caption row.
 
     Raises:
-        ValueError: If a row has not three labels.
+        ValueError: If a row does not have exactly three labels.
     """
     for name, labels in (("image", image), ("text", text)):
         if len(labels) != 3:
-            raise ValueError(f"{name} has {len(labels)} labels: a row has three arrows, one each")
+            raise ValueError(f"{name} has {len(labels)} labels; expected three, one per arrow")
     figure, axes = _sheet(2.5, xlim=(0, 12), ylim=(-0.1, 4.6))
     rows = ((3.35, "picture", "vision", "blue", image), (1.0, "caption", "text", "green", text))
     for y, name, kind, colour, labels in rows:
@@ -74,13 +74,13 @@ def cmssf_diagram(image: Sequence[str], text: Sequence[str]) -> Figure:
 
 @style.styled
 def masked_autoencoder_diagram() -> Figure:
-    """Draw a masked autoencoder: sixteen patches, four of which the encoder sees."""
+    """Draw a masked autoencoder with sixteen patches, of which the encoder sees four."""
     figure, axes = _sheet(2.4, xlim=(0, 17), ylim=(-1.2, 4.9), aspect="equal")
 
     def patch(x: float, y: float, colour: str, width: float = 0.76, hatch: str = "") -> None:
         axes.add_patch(Rectangle((x, y), width, 0.76, ec="#9E9E9E", fc=colour, hatch=hatch))
 
-    for place in range(16):  # two squares of 4×4 patches: as the encoder sees them, and filled up
+    for place in range(16):  # 4×4 patches twice: the masked picture, and the decoder's input
         x, y = 0.8 * (place % 4), 1.0 + 0.8 * (3 - place // 4)
         seen = place in (1, 6, 11, 12)
         colour = style.COLOURS["orange"] if seen else "white"
@@ -108,24 +108,24 @@ def masked_autoencoder_diagram() -> Figure:
 
 @style.styled
 def pairs_on_circle(a: Points, b: Points, moves: Points | None = None) -> Figure:
-    """Show pairs of embeddings in two dimensions, brought to unit length.
+    """Show pairs of two-dimensional embeddings, normalised to unit length, on the circle.
 
-    A pair has a colour, a marker and a number; its first view is filled, its second hollow, and a
-    thin line joins them.
+    Each pair has a colour, a marker and a number. Its first view is filled, its second hollow, and
+    a thin line joins the two.
 
     Args:
         a: Embeddings of the first views, ``(n, 2)``.
         b: Embeddings of the second views; row i belongs to row i of `a`.
-        moves: An arrow for each view, ``(2n, 2)``, those of `a` first. The longest is
-            drawn half as long as the radius.
+        moves: An arrow for each view, ``(2n, 2)``, those of `a` first. They are scaled so that
+            the longest is half as long as the radius.
 
     Raises:
-        ValueError: If there is no pair, the shapes differ, or there is not one arrow a view.
+        ValueError: If there is no pair, the shapes differ, or there is not one arrow per view.
     """
     if a.shape != b.shape or a.ndim != 2 or a.shape[1] != 2 or len(a) == 0:
         raise ValueError(f"expected two sets (n, 2); got {tuple(a.shape)} and {tuple(b.shape)}")
     if moves is not None and moves.shape != (2 * len(a), 2):
-        raise ValueError(f"expected {2 * len(a)} arrows, one a view; got {tuple(moves.shape)}")
+        raise ValueError(f"expected {2 * len(a)} arrows, one per view; got {tuple(moves.shape)}")
     units = F.normalize(torch.cat([a, b]).detach(), dim=1)
     figure, ((axes,),) = style.panels(width=4.2, height=4.2)
     turn = torch.linspace(0, 2 * torch.pi, 200)
@@ -155,30 +155,35 @@ def tsne(
     seed: int = 0,
     perplexity: float = 30.0,
 ) -> Figure:
-    """Lay embeddings out in the plane so that near ones stay near (van der Maaten, Hinton 2008).
+    """Map embeddings to the plane with t-SNE, which keeps neighbours close together.
 
-    Distances between clusters, and their sizes, mean little; another seed or perplexity gives
-    another picture. Both therefore stand in the figure.
+    Distances between clusters and sizes of clusters mean little. Another seed or perplexity gives
+    another layout, so both are written in the figure.
 
     Args:
-        embeddings: A few hundred to a few thousand.
-        labels: Their classes, shown by marker and colour.
-        class_names: What the labels stand for, at most 80.
-        seed: Of the layout.
-        perplexity: About how many neighbours each point minds; below the number of points.
+        embeddings: A few hundred to a few thousand of them.
+        labels: The class of each embedding, shown by marker and colour.
+        class_names: Names of the classes; more than 40 repeat marker and colour.
+        seed: Random seed of the layout.
+        perplexity: Roughly the number of neighbours considered for each point; it must be less
+            than the number of points.
 
     Raises:
-        ValueError: If labels do not fit, or the perplexity is not below the number of points.
+        ValueError: If there are no embeddings, the labels do not fit the embeddings or the class
+            names, or the perplexity is too large.
+
+    References:
+        van der Maaten, Hinton: Visualizing Data using t-SNE. JMLR 9 (2008).
     """
     n = len(embeddings)
     if labels.shape != (n,) or n == 0:
-        raise ValueError(f"{n} embeddings, labels of shape {tuple(labels.shape)}: one each, please")
+        raise ValueError(f"{n} embeddings need one label each; got labels {tuple(labels.shape)}")
     if int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
-        raise ValueError(f"a label lies outside the {len(class_names)} classes")
+        raise ValueError(f"a label is outside the {len(class_names)} classes")
     layout = TSNE(perplexity=perplexity, random_state=seed, init="pca", learning_rate="auto")
     points = layout.fit_transform(embeddings.detach().cpu().numpy())  # (n, 2)
     figure, ((axes,),) = style.panels(height=5.2)
-    # Eight colours, ten markers: no two of the first forty classes share both.
+    # With eight colours and ten markers, no two of the first forty classes share both.
     looks = zip(class_names, cycle(style.COLOURS.values()), cycle(style.MARKERS), strict=False)
     for label, (name, colour, marker) in enumerate(looks):
         chosen = points[labels.cpu().numpy() == label]
@@ -192,7 +197,7 @@ def tsne(
 
 
 def _sheet(height: float, **limits: Any) -> tuple[style.Picture, Axes]:
-    """Make a figure with one panel that is nothing but ground to draw on."""
+    """Make a figure with one panel that has no axes, to draw a diagram on."""
     figure, ((axes,),) = style.panels(height=height)
     axes.set(**limits)
     axes.set_axis_off()
@@ -200,7 +205,7 @@ def _sheet(height: float, **limits: Any) -> tuple[style.Picture, Axes]:
 
 
 def _box(axes: Axes, across: Pair, up: Pair, text: str, colour: str, **options: Any) -> None:
-    """Draw a rounded box, given by middle and size in each direction, with a text in it."""
+    """Draw a rounded box with a text in it, given its centre and size `across` and `up`."""
     corner = (across[0] - across[1] / 2, up[0] - up[1] / 2)
     look: Any = {"fc": "white", "ec": style.COLOURS.get(colour, colour), "lw": 1.6}
     axes.add_patch(FancyBboxPatch(corner, across[1], up[1], boxstyle="round,pad=0.08", **look))
@@ -213,7 +218,7 @@ def _arrow(axes: Axes, start: Pair, end: Pair, **look: Any) -> None:
 
 
 def _arrow_between(axes: Axes, left: Pair, right: Pair, y: float) -> float:
-    """Join two boxes, given by middle and width; return where the gap has its middle."""
+    """Draw an arrow between two boxes, given by centre and width; return the centre of the gap."""
     start, end = left[0] + left[1] / 2, right[0] - right[1] / 2
     _arrow(axes, (start + 0.12, y), (end - 0.12, y))
     return (start + end) / 2

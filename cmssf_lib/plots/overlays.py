@@ -1,4 +1,4 @@
-"""What is laid over something: attention and masks over pictures, numbers over coloured cells."""
+"""Figures with overlays: attention and masks over pictures, numbers over coloured cells."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,37 +16,38 @@ from cmssf_lib.plots import style
 from cmssf_lib.plots.pictures import Hidden, Images, masked_pictures, picture_rows, show
 from cmssf_lib.views import as_float
 
-PATCH = 4  # the convolutional stem makes one token of 4×4 pixels
-DARKEST = 0.12  # brightness that is left where nothing is looked at
-MOST_PAIRS = 8  # numbers in more cells than this squared cannot be read
-PICTURE_INCHES = 0.42  # beside a row of numbers
-#: Frames of a picture's own caption, and of equal ones.
+PATCH = 4  # the convolutional stem makes one token per 4×4 pixels
+DARKEST = 0.12  # brightness factor where attention is zero
+MOST_PAIRS = 8  # in a larger square the numbers would be illegible
+PICTURE_INCHES = 0.42  # height of the picture beside a row of numbers
+#: Frames of the cells of a picture's own caption, and of captions with the same text.
 OWN: Any = {"ec": style.COLOURS["vermilion"], "ls": "-", "lw": 2.4}
 EQUAL: Any = {"ec": style.INK, "ls": "--", "lw": 1.6}
 Matrix = Float[Tensor, "_ _"]
-#: One row of a figure: a title for each map, and the maps.
+#: One row of a figure: the titles of the maps, and the maps.
 Row = tuple[Sequence[str], Matrix]
 
 
 def attention_pixels(
     weights: Float[Tensor, "n patches"], size: Sequence[int]
 ) -> Float[Tensor, "n height width"]:
-    """Spread attention over patches out over the pixels of the picture.
+    """Interpolate attention weights of patches to the pixels of the picture.
 
-    The token of the convolutional stem in row r and column c has its centre on pixel (4r, 4c):
-    the upper left corner of its block, not the middle. A plain enlargement would move every map
-    down and to the right by a pixel and a half. Here each token's weight stands on the pixel it
-    belongs to, and between tokens it is interpolated; beyond the last token it stays the same.
+    The receptive field of the convolutional stem's token in row r and column c is centred on pixel
+    (4r, 4c), the upper left corner of its patch. Ordinary upsampling would centre the weight on the
+    patch instead, and so shift every map down and to the right by a pixel and a half. Here pixel
+    (4r, 4c) has the weight of its token. Pixels between tokens are interpolated bilinearly, and
+    those beyond the last token repeat its weight.
 
     Args:
-        weights: One row a map, patches row by row.
+        weights: One row per map, with the patches in row-major order.
         size: Height and width of the picture in pixels.
 
     Returns:
-        The maps; pixel (4r, 4c) has the weight of its token.
+        One map per row of `weights`, as large as the picture.
 
     Raises:
-        ValueError: If the picture does not have that many patches.
+        ValueError: If the number of weights does not match the picture's patches.
     """
     rows, columns = size[0] // PATCH, size[1] // PATCH
     if (got := weights.shape[1]) != (n := rows * columns):
@@ -59,22 +60,23 @@ def attention_pixels(
 
 @style.styled
 def attention_maps(image: UInt8[Tensor, "3 height width"], rows: Sequence[Row]) -> Figure:
-    """Show a picture as attention sees it: bright where it looks, dark where it does not.
+    """Show attention maps over a picture: bright where the attention is high, dark where it is low.
 
-    The first panel of each row is the picture. In each map the most attended place has full
-    brightness, so that brightness compares places within a map and not maps with each other.
+    The first panel of each row is the picture itself. Each map is scaled to its own maximum, so
+    compare places within a map, but not maps with each other.
 
     Args:
         image: The picture.
-        rows: For each row of the figure titles and maps ``(maps, patches)``, such as the words
-            of a question and where each of them looks.
+        rows: For each row of the figure, the titles and maps ``(maps, patches)``, such as the
+            words of a question and the attention of each.
 
     Raises:
-        ValueError: If there is no map, not one title for each, or another number of patches.
+        ValueError: If there is no map, the numbers of titles and maps differ, or the number of
+            weights does not match the picture's patches.
     """
     if not rows or not all(len(names) == len(maps) > 0 for names, maps in rows):
         found = [(len(names), len(maps)) for names, maps in rows]
-        raise ValueError(f"expected rows with one title a map; got (titles, maps) {found}")
+        raise ValueError(f"expected rows with one title per map; got (titles, maps) {found}")
     columns = 1 + max(len(names) for names, _ in rows)
     side = style.WIDTH / columns * image.shape[1] / image.shape[2]
     figure, axes = style.panels(len(rows), columns, height=(side + 0.27) * len(rows) + 0.1)
@@ -93,17 +95,19 @@ def attention_maps(image: UInt8[Tensor, "3 height width"], rows: Sequence[Row]) 
 
 @style.styled
 def cls_attention_grid(images: Images, maps: Mapping[str, Matrix]) -> Figure:
-    """Show pictures in the first row, and below them where something looks in each.
+    """Show pictures in the first row, and rows of their attention maps below.
 
-    Dark blue is where it looks; the line runs round the ink. The most attended place of each
-    panel is darkest, so that colour compares places within a panel and not panels.
+    Dark blue is high attention; a contour outlines the ink of the picture. Each map is scaled to
+    its own maximum, so compare places within a panel, but not panels with each other.
 
     Args:
-        images: Bright ink on a dark ground.
-        maps: Name of a row → attention for each picture, patches row by row.
+        images: Pictures of bright ink on a dark background.
+        maps: Name of a row → attention of each picture, ``(pictures, patches)``, with the patches
+            in row-major order.
 
     Raises:
-        ValueError: If there is nothing to show, or not one map for each picture.
+        ValueError: If there is nothing to show, there is not one map per picture, or the number
+            of weights does not match the pictures' patches.
     """
     seen = {n: attention_pixels(w.cpu().float(), images.shape[2:]) for n, w in maps.items()}
     figure, axes = picture_rows({"picture": images, **seen})
@@ -118,19 +122,20 @@ def cls_attention_grid(images: Images, maps: Mapping[str, Matrix]) -> Figure:
 
 @style.styled
 def reconstructions(images: Images, hidden: Hidden, guesses: Mapping[str, Images]) -> Figure:
-    """Show what an encoder saw of each picture, what was guessed, and what it is.
+    """Show masked pictures, their reconstructions, and the original pictures.
 
-    A column a picture: on top the picture with its hidden patches covered, then a row for each
-    way to fill them, and the picture itself at the bottom. In the rows of guesses the patches
-    that were visible, and so are no guess, have a thin frame.
+    There is one column per picture. The top row shows the picture with its hidden patches covered,
+    each row below it one kind of reconstruction, and the bottom row the original. A thin frame
+    marks the visible patches in the reconstructions, because these were not predicted.
 
     Args:
-        images: uint8, or floats in [0, 1].
-        hidden: Which patches were hidden, as `MAE.reconstruct` returns them.
-        guesses: Name → the pictures with their hidden patches filled.
+        images: The originals, as uint8 or floats in [0, 1].
+        hidden: True where a patch is hidden, as `MAE.reconstruct` returns it.
+        guesses: Name → the pictures with their hidden patches filled in.
 
     Raises:
-        ValueError: If there is nothing to show, numbers differ, or patches do not tile.
+        ValueError: If there is nothing to show, the numbers of pictures differ, or the patches do
+            not tile the pictures.
     """
     style.require_some(guesses, "expected guesses to show; got none")
     seen = masked_pictures(images, hidden)
@@ -149,28 +154,25 @@ def pair_matrices(
     captions: Sequence[str],
     images: UInt8[Tensor, "n 3 h w"] | None = None,
 ) -> Figure:
-    """Show every picture against every caption, as numbers in a square; a panel for each matrix.
+    """Show matrices of pictures (rows) against captions (columns), with one panel per matrix.
 
-    A row is a picture, a column a caption. Cells go from white at 0 to dark blue at 1. A thick
-    frame marks a picture's own caption, and a dashed one the same text where it belongs to another
-    picture.
+    Each cell shows its number, on a scale from white at 0 to dark blue at 1. A thick frame marks a
+    picture's own caption, and a dashed frame a caption of another picture with the same text.
 
     Args:
-        matrices: What the panel shows → numbers, ``(n, n)``.
-        captions: The text of each column; picture i has caption i.
-        images: Shown beside the rows; without them the rows are numbered.
+        matrices: Title of the panel → numbers, ``(n, n)``.
+        captions: The ``n`` captions; caption i belongs to picture i.
+        images: The ``n`` pictures, shown beside the rows; without them the rows are numbered.
 
     Raises:
-        ValueError: If there is no matrix, one has not a row and a column a caption, there is not
-            one picture a row, or there are more pairs than can be read.
+        ValueError: If there is no matrix, a matrix is not ``(n, n)``, the number of pictures is
+            not ``n``, or ``n`` is not from 1 to 8.
     """
-    n = len(captions)
+    n, count = len(captions), len(matrices)
     if not matrices or not 0 < n <= MOST_PAIRS:
-        found = f"{len(matrices)} of {n}"
-        raise ValueError(f"expected matrices of 1 to {MOST_PAIRS} pairs; got {found}")
+        raise ValueError(f"expected matrices of 1 to {MOST_PAIRS} pairs; got {count} of {n}")
     if images is not None and len(images) != n:
         raise ValueError(f"{len(images)} pictures for {n} rows: each row needs one")
-    count = len(matrices)
     side = min(2.9, (style.WIDTH - 0.6) / count)
     figure, axes = style.panels(1, count, width=side * count + 0.6, height=side + 0.75)
     for panel, (name, values) in zip(axes.flat, matrices.items(), strict=True):
@@ -193,7 +195,7 @@ def pair_matrices(
         panel.set_title(name, fontsize=10, y=-0.05, va="top")
     if images is not None:
         for row, image in enumerate(images.detach().cpu().permute(0, 2, 3, 1).numpy()):
-            small = OffsetImage(image, zoom=PICTURE_INCHES * 72 / len(image))  # a pixel: a point
+            small = OffsetImage(image, zoom=PICTURE_INCHES * 72 / len(image))  # points per pixel
             beside: Any = {"xycoords": axes[0, 0].get_yaxis_transform(), "xybox": (-6, 0)}
             beside |= {"boxcoords": "offset points", "box_alignment": (1, 0.5), "pad": 0}
             axes[0, 0].add_artist(AnnotationBbox(small, (0, row), frameon=False, **beside))
@@ -202,17 +204,16 @@ def pair_matrices(
 
 @style.styled
 def confusion_matrix(counts: Int[Tensor, "classes classes"], class_names: Sequence[str]) -> Figure:
-    """Draw which class (row) was taken for which (column), in per cent of the row.
+    """Draw a confusion matrix: true classes as rows, predicted ones as columns.
+
+    A cell shows the percentage of its row, and is empty below half a per cent.
 
     Args:
-        counts: As `evaluate.confusion` returns them.
-        class_names: What the classes are called.
-
-    Returns:
-        The figure. Cells under half a per cent are left empty.
+        counts: The counts, as `evaluate.confusion` returns them.
+        class_names: Names of the classes.
 
     Raises:
-        ValueError: If names and counts do not fit, or a class has no example.
+        ValueError: If there is not one name per class, or a class has no examples.
     """
     if counts.shape != (len(class_names),) * 2 or not len(class_names):
         raise ValueError(f"{len(class_names)} classes need as many rows and columns of counts")
@@ -221,7 +222,7 @@ def confusion_matrix(counts: Int[Tensor, "classes classes"], class_names: Sequen
         raise ValueError(f"no example of {class_names[int(of_row.argmin())]!r} was counted")
     percent = (100 * counts / of_row).cpu().numpy()  # (classes, classes)
     figure, ((axes,),) = style.panels(height=5.2)
-    # Errors are few: the root makes them visible beside the diagonal.
+    # Errors are rare: the square root makes them visible beside the diagonal.
     axes.imshow(np.sqrt(percent), cmap="Blues", vmin=0, vmax=10 * 1.25)
     for (row, column), value in np.ndenumerate(percent):
         if value >= 0.5:

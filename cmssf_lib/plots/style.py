@@ -1,7 +1,7 @@
-"""How every figure looks, without touching how anybody else's figures look.
+"""The style of the book's figures, applied without changing the reader's matplotlib settings.
 
-What several figures need is written here once: panels, looks that differ by more than colour,
-bands over seeds, named levels, legends.
+The helpers that several figures share are here: panels, looks that differ by more than colour,
+bands over seeds, named horizontal lines, legends.
 """
 
 import io
@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 
-#: Okabe and Ito's palette: told apart with any kind of colour vision.
+#: The palette of Okabe and Ito (2008), distinguishable with any kind of colour vision.
 COLOURS: Mapping[str, str] = {
     "blue": "#0072B2",
     "vermilion": "#D55E00",
@@ -28,7 +28,7 @@ COLOURS: Mapping[str, str] = {
     "black": "#000000",
     "yellow": "#F0E442",
 }
-#: Beside the colours, so that no class is known by its colour alone.
+#: Used along with the colours, so that no class depends on its colour alone.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">")
 # Yellow is too pale for a thin line on white.
 LINES = [colour for name, colour in COLOURS.items() if name != "yellow"]
@@ -38,29 +38,30 @@ SHEET = Path(__file__).with_name("book.mplstyle")
 STYLE: dict[Any, Any] = {**rc_params_from_file(SHEET, use_default_template=False)}
 INK, PALE, DPI = STYLE["text.color"], STYLE["axes.edgecolor"], STYLE["figure.dpi"]
 
-#: Decorates a function that draws: the style holds while it runs, and no longer. A reader's own
-#: settings do not reach in, so that a figure is the same on any machine.
+#: Decorates a function that draws, and applies the style only while it runs. It overrides the
+#: reader's own settings, so that a figure looks the same on every machine.
 styled = style.context(["default", STYLE])
-#: No lines, no texts: what an option of a figure has by default.
+#: The default of options that map names to lines or texts: an empty mapping.
 NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Picture(Figure):
-    """A matplotlib figure that is drawn in the book's style and shows itself in a notebook.
+    """A matplotlib figure in the book's style that a notebook displays as a PNG.
 
-    It is not known to ``pyplot``: nothing keeps it alive, and no cell shows it twice.
+    It is not registered with ``pyplot``, so it is freed when it is no longer used and no cell
+    shows it twice.
     """
 
     @styled
     def draw(self, renderer: RendererBase) -> None:
-        """Draw; ticks are made only now, so the style must hold now as well."""
+        """Draw in the book's style, because matplotlib creates the ticks only now."""
         super().draw(renderer)
 
     @styled
     def _repr_png_(self) -> bytes:
-        """What Jupyter shows."""
+        """Return the PNG that Jupyter displays."""
         file = io.BytesIO()
-        self.savefig(file, format="png", metadata={"Software": None})  # same bytes, same figure
+        self.savefig(file, format="png", metadata={"Software": None})  # reproducible bytes
         return file.getvalue()
 
 
@@ -71,17 +72,17 @@ def panels(
     """Make an empty figure in the book's style.
 
     Args:
-        rows: Of panels.
-        columns: Of panels.
-        width: Of the whole figure in inches.
-        height: Likewise.
-        **options: For ``Figure.subplots``, such as ``sharex=True``.
+        rows: Number of rows of panels.
+        columns: Number of columns of panels.
+        width: Width of the whole figure in inches.
+        height: Height of the whole figure in inches.
+        **options: Passed to ``Figure.subplots``, such as ``sharex=True``.
 
     Returns:
-        The figure and its axes, always an array of shape ``(rows, columns)``.
+        The figure, and its axes as an array of shape ``(rows, columns)``.
 
     Raises:
-        ValueError: If there would be no panel.
+        ValueError: If `rows` or `columns` is less than 1.
     """
     figure = Picture(figsize=(width, height), dpi=DPI, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
@@ -90,9 +91,10 @@ def panels(
 def tiles(
     count: int, columns: int, row_height: float, over: float = 0.0, **options: Any
 ) -> tuple[Picture, list[Axes]]:
-    """Make `count` panels, at most `columns` a row, and switch off what the last row has too many.
+    """Make `count` panels with at most `columns` per row, and hide the unused ones of the last row.
 
-    The figure is `over` inches higher than its rows: room for a legend. Options are for `panels`.
+    `row_height` and `over` are in inches; `over` is extra height, such as for a legend. The
+    options are passed to `panels`.
     """
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -103,21 +105,21 @@ def tiles(
 
 
 class Look(NamedTuple):
-    """What tells a curve or a set of points from others, beside its name."""
+    """The colour, marker and line style that identify a curve or a set of points."""
 
     colour: str
     marker: str
-    line: Any  # a line style of matplotlib
+    line: Any  # a matplotlib line style
 
 
 def looks(names: Iterable[Any]) -> dict[Any, Look]:
-    """Give each name a look of its own, the same whenever the names are the same."""
+    """Assign a look to each distinct name; the same names always get the same looks."""
     each = map(Look, cycle(LINES), cycle(MARKERS), cycle(STYLES))
     return dict(zip(dict.fromkeys(names), each, strict=False))
 
 
 def require_some(found: Sized, message: str) -> None:
-    """Refuse to draw what is not there."""
+    """Raise a ValueError with this message if there is nothing to draw."""
     if len(found) == 0:
         raise ValueError(message)
 
@@ -127,18 +129,18 @@ def band(axes: Axes, x: Sequence[float], rows: Any, look: Look, label: str) -> N
 
     Args:
         axes: The panel.
-        x: Places of the points.
+        x: Positions of the points.
         rows: Values, ``(seeds, len(x))``.
-        look: Of the line; about ten points of a long one carry the marker.
-        label: For the legend.
+        look: Look of the line; on a long line only about ten points have a marker.
+        label: Name in the legend.
 
     Raises:
-        ValueError: If there is no seed, or one that does not have a value for each place.
+        ValueError: If there is no seed, or a seed does not have one value per position.
     """
     lengths = sorted({len(row) for row in rows})
     if lengths != [len(x)] or not lengths[0]:
         where = f"{label!r} over {axes.get_xlabel()!r}"
-        raise ValueError(f"{where}: {len(x)} places and rows of {lengths or 'no'} values")
+        raise ValueError(f"{where}: expected rows of {len(x)} values; got lengths {lengths}")
     values = np.asarray(rows, dtype=float)
     low, high = values.min(axis=0), values.max(axis=0)
     axes.fill_between(x, low, high, color=look.colour, alpha=0.15, lw=0)
@@ -147,21 +149,22 @@ def band(axes: Axes, x: Sequence[float], rows: Any, look: Look, label: str) -> N
 
 
 def dots(axes: Axes, x: Any, y: Any, look: Look, size: float = 30, **options: Any) -> None:
-    """Draw a point for each seed; where one of `x` and `y` is a single number, all have it."""
+    """Draw one point per seed; a single number as `x` or `y` applies to all points."""
     x, y = np.broadcast_arrays(x, y)
     axes.scatter(x, y, size, color=look.colour, marker=look.marker, alpha=0.8, lw=0, **options)
 
 
 def hollow(axes: Axes, x: Any, y: Any, marker: str, size: float, **options: Any) -> None:
-    """Draw an empty symbol at each point: what was published, what a point is compared with."""
+    """Draw an unfilled marker at each point, such as a published value to compare with."""
     options = {"facecolors": "none", "edgecolors": INK, "linewidths": 1.2, **options}
     axes.scatter(x, y, size, marker=marker, **options)
 
 
 def levels(axes: Axes, lines: Mapping[str, float], x: float = 0.98, *, above: bool = True) -> None:
-    """Draw dotted lines across a panel (name → height): chance, a ceiling.
+    """Draw named dotted lines across a panel (name → height), such as chance or a ceiling.
 
-    Names stand above their lines, or below, at x from 0 at the left edge to 1 at the right.
+    A name is written above its line (or below it) at `x`, from 0 at the panel's left edge to 1 at
+    its right edge.
     """
     for name, height in lines.items():
         axes.axhline(height, color=PALE, linestyle=":", linewidth=1.4)
@@ -170,18 +173,18 @@ def levels(axes: Axes, lines: Mapping[str, float], x: float = 0.98, *, above: bo
 
 
 def percent(share: float, _: Any = None) -> str:
-    """Return a share of one as per cent: what writes the numbers along an axis of accuracies."""
+    """Format a fraction as a percentage; matplotlib calls it for the ticks of an accuracy axis."""
     return f"{100 * share:.0f} %"
 
 
 def legend(figure: Figure, place: str = "lower", columns: int = 3, **options: Any) -> None:
-    """Name everything that has a label, each name once, in a legend outside the panels.
+    """Add a legend outside the panels that lists each label of the figure once.
 
     Args:
-        figure: With its panels drawn.
-        place: Its "lower" or "upper" edge.
-        columns: Of the legend.
-        **options: For ``Figure.legend``.
+        figure: A figure whose panels are already drawn.
+        place: Edge of the figure, "lower" or "upper".
+        columns: Number of columns of the legend.
+        **options: Passed to ``Figure.legend``.
     """
     found: dict[str, Any] = {}
     for axes in figure.axes:
@@ -192,21 +195,22 @@ def legend(figure: Figure, place: str = "lower", columns: int = 3, **options: An
 
 
 def centred(axes: Axes, x: float, y: float, text: str, **options: Any) -> None:
-    """Write small type, its middle at a point; ``options`` for ``Axes.text`` may change that."""
+    """Write text centred on a point, at 9 points; ``options`` for ``Axes.text`` override both."""
     axes.text(x, y, text, **{"ha": "center", "va": "center", "fontsize": 9, **options})
 
 
 def frame(axes: Axes, colour: str = "#BBBBBB", width: float = 0.8, line: str = "-") -> None:
-    """Leave of a panel nothing but a frame around its picture."""
+    """Remove ticks and grid from a panel and draw a frame around it."""
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
     axes.spines[:].set(visible=True, edgecolor=colour, linewidth=width, linestyle=line)
 
 
 def note(axes: Axes, x: float, y: float, text: str, *, above: bool = True, **look: Any) -> None:
-    """Write a few words just above (or below) a horizontal line at height y.
+    """Write a short text just above (or below) a horizontal line at height `y`.
 
-    `x` goes from 0 at the panel's left edge to 1 at its right; ``look`` is for ``Axes.annotate``.
+    `x` runs from 0 at the panel's left edge to 1 at its right edge; ``look`` is passed to
+    ``Axes.annotate``.
     """
     look |= {"xytext": (0, 3 if above else -3), "va": "bottom" if above else "top"}
     look |= {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "fontsize": 9}

@@ -1,11 +1,11 @@
-"""Every number that makes a run what it is, in three sizes.
+"""Every number that a run depends on, in three sizes.
 
-- ``quick``: embedded data, seconds to a minute on two CPU cores. Nothing is downloaded.
+- ``quick``: built-in data, seconds to a minute on two CPU cores. Nothing is downloaded.
 - ``standard``: CIFAR-10 and a small vision transformer with a convolutional stem.
-- ``paper``: the source chapter's own set-up (sections 3.3 and 3.4). For a GPU.
+- ``paper``: the source chapter's own set-up (sections 3.3 and 3.4), for a GPU.
 
-Each is a flat file; the comment on a field stands where the field is declared. The presets are
-frozen: ``dataclasses.replace`` makes a changed copy, nothing changes one behind the reader's back.
+Each is a flat file. What a field means is explained where its class declares it. Presets are
+frozen; ``dataclasses.replace`` makes a changed copy.
 """
 
 import os
@@ -18,7 +18,7 @@ from cmssf_lib.presets.preset import METHODS as METHODS, Preset as Preset, secti
 from cmssf_lib.presets.quick import QUICK as QUICK
 from cmssf_lib.presets.standard import STANDARD as STANDARD
 
-#: Of CMSSF; what other methods change stands in the files of the three sizes.
+#: For CMSSF. The changes for other methods are at the end of each of the three files.
 PRESETS: dict[str, Preset] = {"quick": QUICK, "standard": STANDARD, "paper": PAPER}
 _BY_METHOD = {"quick": quick.METHODS, "standard": standard.METHODS, "paper": paper.METHODS}
 
@@ -27,9 +27,9 @@ def preset(name: str | None = None, method: str = "cmssf") -> Preset:
     """Look up a preset.
 
     Args:
-        name: "quick", "standard" or "paper". Without it $CMSSF_PRESET decides, and without
-            that "standard" on a machine with a GPU and "quick" on any other.
-        method: What will be trained; data and training differ from method to method.
+        name: "quick", "standard" or "paper". By default the value of $CMSSF_PRESET, or, if that
+            is not set, "standard" on a machine with a GPU and "quick" on any other.
+        method: The method to be trained. Data and training settings differ between methods.
 
     Raises:
         ValueError: If there is no such preset or no such method.
@@ -45,12 +45,12 @@ def preset(name: str | None = None, method: str = "cmssf") -> Preset:
 
 
 def start(notebook: str) -> Preset:
-    """Print what a notebook is about to run, and on what, and return the chosen preset.
+    """Print what a notebook is about to run, and on which device, and return the chosen preset.
 
     Every notebook calls this in its first cell.
 
     Args:
-        notebook: Its name without the ending, such as "00_quickstart".
+        notebook: Its file name without the suffix, such as "00_quickstart".
     """
     chosen = preset()
     # The chapters' experiments are on digits, with settings of their own, on every machine.

@@ -1,7 +1,7 @@
 """Paper: the source chapter's own set-up (sections 3.3 and 3.4), for a GPU.
 
-The other methods have what `standard` gives them, for as many epochs as the published comparisons
-on CIFAR-10 take.
+The other methods keep their `standard` settings and train for as many epochs as the published
+comparisons on CIFAR-10.
 """
 
 from dataclasses import replace
@@ -15,8 +15,7 @@ _BESIDE = replace(
     STANDARD,
     name="paper",
     minutes="hours on one GPU, days without one",
-    # In a long training the teachers are as slow as the papers have them, and DINO's student sees
-    # small views as well.
+    # In a long training the teachers can be as slow as in the papers, and local crops pay off.
     byol=replace(STANDARD.byol, momentum=0.996),
     dino=replace(STANDARD.dino, momentum=0.996, local_crops=4),
 )

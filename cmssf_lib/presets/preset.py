@@ -1,4 +1,4 @@
-"""What a preset consists of: one section for each part of a run."""
+"""The parts of a preset: one section for each part of a run."""
 
 from typing import Literal
 
@@ -8,17 +8,17 @@ from cmssf_lib.settings import settings
 
 @settings
 class Preset:
-    """One size of everything. `METHODS` says which sections a method reads."""
+    """All settings of a run, in one size. `METHODS` says which sections each method reads."""
 
     name: Literal["quick", "standard", "paper"]
-    minutes: str  # what a training costs, and where
+    minutes: str  # how long a training takes, and on what machine
     data: data.DataConfig  # which pictures
     vision: encoders.VisionConfig  # the image encoder
     text: encoders.TextConfig  # the text encoder
     train: train.TrainConfig  # how it is trained
-    judge: evaluate.JudgeConfig  # how what was learned is measured
-    fine_tune: evaluate.FineTuneConfig  # how learned weights are judged as a start
-    cmssf: methods.CMSSFConfig  # what CMSSF puts between its towers and the loss
+    judge: evaluate.JudgeConfig  # how the learned features are evaluated
+    fine_tune: evaluate.FineTuneConfig  # how the learned weights are fine-tuned
+    cmssf: methods.CMSSFConfig  # the part of CMSSF between its two towers and the loss
     fusion: fusion.FusionConfig  # the fusion model
     simclr: methods.SimCLRConfig
     moco: methods.MoCoConfig
@@ -28,7 +28,7 @@ class Preset:
     supervised: methods.SupervisedConfig
 
 
-#: The methods, and the sections of a preset that each of them is built from and judged by.
+#: The methods, and the sections of a preset that build and evaluate each of them.
 METHODS: dict[str, tuple[str, ...]] = {
     "cmssf": ("vision", "text", "cmssf", "judge", "fine_tune"),
     "fusion": ("fusion",),
@@ -40,7 +40,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 
 def sections(preset: Preset, method: str) -> tuple[str, ...]:
-    """Name the sections of a preset that decide a method's run.
+    """Return the names of the sections of a preset that a method's run depends on.
 
     Raises:
         ValueError: If there is no such method.

@@ -1,8 +1,8 @@
-"""Use of a trained model elsewhere: saved as a folder, shared on a hub, and searched with.
+"""Reuse of a trained model: save it as a folder, share it on the hub, and search with it.
 
 `save_pretrained` writes a model that needs no data, `from_pretrained` reads it and `push_to_hub`
 uploads it. `index_folder` encodes the pictures of a folder once; the `Index` finds those nearest
-to a sentence, and is kept in a file. `nearest` is the search alone, on any vectors::
+to a sentence and can be saved to a file. `nearest` is the search alone, on any vectors::
 
     model = from_pretrained("my-model")
     index = index_folder(model, "~/Pictures")

@@ -1,4 +1,4 @@
-"""From a folder of pictures to an index; again, and only what is new or changed is encoded."""
+"""Build an index from a folder of pictures, and update it by encoding only what changed."""
 
 import hashlib
 import os
@@ -31,27 +31,28 @@ def index_folder(
     skip_unreadable: bool = False,
     model_name: str = "",
 ) -> Index:
-    """Encode the pictures of a folder and of all folders in it.
+    """Encode the pictures of a folder and all its subfolders.
 
-    Each is cropped to its central square and resized to the side that the model works at. One
+    Each picture is cropped to its central square and resized to the model's input size. One
     batch of pictures is in memory at a time.
 
     Args:
         model: Encodes the pictures.
-        folder: Where they are. Hidden files are passed over, and links to folders not followed.
-        old: An index of the same folder by the same model. A file with the size and time that it
-            had is not read again, and bytes that were indexed before, under whatever name, are
-            not encoded again. Vectors are those of a fresh index up to rounding.
-        skip_unreadable: Go on without the files that cannot be read; a warning names them.
-        model_name: Where the model can be read again; the index remembers it.
+        folder: Hidden files and folders are skipped, and links to folders are not followed.
+        old: An earlier index of the same folder by the same model. Files whose size and time are
+            unchanged are not read again. Pictures whose bytes were indexed before, under any
+            name, are not encoded again. The vectors equal those of a new index up to rounding.
+        skip_unreadable: Leave out files that cannot be read, with a warning that names them.
+        model_name: Where the model can be loaded from; the index stores it.
 
     Returns:
-        The index, with `changes` since the old one.
+        The index; its `changes` list the differences from the old one.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no picture in it.
-        ValueError: If a picture cannot be read, or all were skipped; the old index is of another
-            folder or by another model; or the weights are broken.
+        OSError: If a subfolder cannot be read.
+        ValueError: If a picture cannot be read, or all were skipped; if the old index is of
+            another folder or model; or if the model's vectors are not finite.
     """
     root = Path(folder).expanduser().resolve()
     before: dict[str, Picture] = {}  # by file
@@ -59,26 +60,26 @@ def index_folder(
     if old is not None:
         old.require_model(model)
         if old.folder != root:
-            raise ValueError(f"the index is of the folder {old.folder}, not of {root}")
+            raise ValueError(f"the old index is of the folder {old.folder}, not of {root}")
         before = {picture.file: picture for picture in old.pictures}
         vectors = dict(zip(_digests(old.pictures), old.vectors, strict=True))
     size = model.image_encoder.config.image_size
     found, faults = find_pictures(root), list[str]()
-    # Known already: size and time are what they were.
+    # Take the digests of files whose name, size and time are unchanged from the old index.
     digests = {p.file: b.digest for p in found if (b := before.get(p.file)) and b[:3] == p[:3]}
 
     def read(file: str) -> Pixels | None:
-        """Note a file's digest, or what is wrong with it; return its picture if that is new."""
+        """Store a file's digest, or its fault; return the picture if it must be encoded."""
         path = root / file
         try:
-            if not path.is_file():  # a pipe would be waited for
-                raise ValueError(f"cannot read the picture {path}: there is no file")
+            if not path.is_file():  # opening a pipe would wait forever
+                raise ValueError(f"cannot read the picture {path}: not a regular file")
             with path.open("rb") as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
             pixels = None if digest in vectors else read_picture(path, size)
         except (OSError, ValueError) as error:
             if not skip_unreadable:
-                raise ValueError(f"{error}. Mend or delete it, or set skip_unreadable") from error
+                raise ValueError(f"{error}. Repair or delete it, or set skip_unreadable") from error
             faults.append(str(error))
             return None
         digests[file] = digest
@@ -92,9 +93,8 @@ def index_folder(
             each = zip(batch, pool.map(read, batch), strict=True)
             vectors |= _encode(model, {digests[file]: new for file, new in each if new is not None})
     if faults:
-        named = "; ".join(sorted(faults)[:10])
-        said = f"{root}: {len(faults)} of {len(found)} pictures are left out: {named}"
-        warnings.warn(said, stacklevel=2)
+        skipped = f"{root}: {len(faults)} of {len(found)} pictures are left out: "
+        warnings.warn(skipped + "; ".join(sorted(faults)[:10]), stacklevel=2)
     if not digests:
         raise ValueError(f"none of the {len(found)} pictures in {root} can be read")
     pictures = tuple(p._replace(digest=digests[p.file]) for p in found if p.file in digests)
@@ -109,40 +109,39 @@ def index_folder(
 
 
 def find_pictures(folder: Path) -> list[Picture]:
-    """List the pictures in a folder and all folders in it, sorted by path, without their digests.
+    """List the pictures in a folder and all its subfolders, sorted by path, without digests.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no picture in it.
-        OSError: If a folder in it cannot be read: its pictures would seem to be gone.
+        OSError: If a subfolder cannot be read. Skipping it would report its pictures as gone.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder} with pictures")
+        raise FileNotFoundError(f"there is no folder {folder}")
 
     def refuse(error: OSError) -> None:
         raise error
 
     found = []
     for place, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if name[0] != "."]  # the walk goes into these
+        folders[:] = [name for name in folders if name[0] != "."]  # os.walk enters only these
         for name in names:
             if name[0] != "." and name.lower().endswith(ENDINGS):
                 path = Path(place, name)
-                facts = path.stat() if path.exists() else path.lstat()  # of a broken link
+                facts = path.stat() if path.exists() else path.lstat()  # the latter: a broken link
                 file = path.relative_to(folder).as_posix()
                 found.append(Picture(file, facts.st_size, facts.st_mtime_ns, ""))
     if not found:
-        wanted = f"expected files ending in {', '.join(ENDINGS)}"
-        raise FileNotFoundError(f"no picture in {folder} or below: {wanted}")
+        raise FileNotFoundError(f"no picture in {folder}: expected {', '.join(ENDINGS)} files")
     return sorted(found)
 
 
 def _digests(pictures: Iterable[Picture]) -> Iterable[str]:
-    """Return the digests of some pictures, each once, in the order of an index's vectors."""
+    """Return the distinct digests of some pictures, in the order of an index's vectors."""
     return dict.fromkeys(picture.digest for picture in pictures)
 
 
 def _encode(model: CMSSF, pictures: Mapping[str, Pixels]) -> dict[str, Float[Tensor, " dim"]]:
-    """Return the vectors of some pictures, under the same keys."""
+    """Return the vector of each picture, under the same key."""
     if not pictures:
         return {}
     images = torch.from_numpy(np.stack(list(pictures.values()))).permute(0, 3, 1, 2).contiguous()

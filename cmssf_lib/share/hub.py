@@ -1,4 +1,4 @@
-"""A trained model as one folder that needs no data, saved and shared as Hugging Face's hub does it.
+"""Save a trained model as one folder, in the layout of Hugging Face's hub, and share it there.
 
 <folder>/config.json         the configurations, and the words of the tokenizer
 <folder>/model.safetensors   the weights
@@ -25,18 +25,18 @@ from cmssf_lib.runs import Run
 from cmssf_lib.settings import from_json
 
 FORMAT = "cmssf-model-1"
-#: A folder in the model's own: what stands there is newer than what it stands for, and whole.
+#: Subfolder for the complete files of a new model until they have replaced the old ones.
 NEW = ".new"
 CARD = Path(__file__).with_name("card.md")
 
 
 def save_pretrained(model: CMSSF, folder: str | Path, *, run: Run | None = None) -> None:
-    """Write a model into a folder, whole or not at all: until it is there, an old one stays.
+    """Write a model into a folder. If this fails, an old model there stays complete.
 
     Args:
-        model: What is saved; a task beside the image–text loss is left out.
-        folder: Made if it is not there. Of what is in it, only an old model is replaced.
-        run: The training, for the model card.
+        model: Saved without the auxiliary image task, if it has one.
+        folder: Created if missing. An old model in it is replaced; other files are kept.
+        run: The training run, for the model card.
 
     Raises:
         ValueError: If the folder holds something else with a config.json, such as a run.
@@ -44,33 +44,33 @@ def save_pretrained(model: CMSSF, folder: str | Path, *, run: Run | None = None)
     """
     folder = Path(folder).expanduser()
     if (folder / "config.json").exists():
-        _read_config(folder)  # refuses what is no model
+        _read_config(folder)  # raises if this is not a model
     folder.mkdir(parents=True, exist_ok=True)
     _put_in_place(folder)
     with TemporaryDirectory(dir=folder, prefix=f"{NEW}-") as unfinished:
         _write(model, Path(unfinished, "model"), run)
-        Path(unfinished, "model").rename(folder / NEW)  # now it is the new model that is read
+        Path(unfinished, "model").rename(folder / NEW)  # from now on the new model is read
     _put_in_place(folder)
-    if model.text_encoder.config.kind != "pretrained":  # an old model's may have been
+    if model.text_encoder.config.kind != "pretrained":  # an old model may have left this folder
         shutil.rmtree(folder / "text", ignore_errors=True)
 
 
 def push_to_hub(model: CMSSF, repo_id: str, *, run: Run | None = None, **hub_settings: Any) -> str:
-    """Upload a model to Hugging Face's hub, and return the address of the commit.
+    """Upload a model to Hugging Face's hub, and return the URL of the commit.
 
     Args:
-        model: What is uploaded, as `save_pretrained` writes it.
-        repo_id: Such as "me/my-cmssf"; made if it is not there.
-        run: The training, for the model card.
-        hub_settings: ``token``; ``private``, for a repository that is made; and what
-            `HfApi.upload_folder` takes: ``revision``, ``commit_message``, ``create_pr``, …
+        model: Uploaded in the form that `save_pretrained` writes.
+        repo_id: Such as "me/my-cmssf"; created if missing.
+        run: The training run, for the model card.
+        hub_settings: ``token``; ``private``, for a new repository; and arguments of
+            `HfApi.upload_folder`: ``revision``, ``commit_message``, ``create_pr``, …
     """
     api = HfApi(token=hub_settings.pop("token", None))
     private = hub_settings.pop("private", None)
     with TemporaryDirectory() as folder:
         _write(model, Path(folder), run)
         own = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        # The text encoder of an old model goes; the other files are replaced.
+        # Delete an old model's text encoder; the new model replaces the other files anyway.
         hub_settings = {"delete_patterns": "text/*", **hub_settings}
         return str(api.upload_folder(repo_id=own, folder_path=folder, **hub_settings))
 
@@ -80,26 +80,26 @@ def from_pretrained(folder_or_name: str | Path, **hub_settings: Any) -> CMSSF:
 
     Args:
         folder_or_name: Its folder, or its name on the hub.
-        hub_settings: Of `snapshot_download`: ``revision``, ``token``, ``local_files_only``, …
+        hub_settings: Arguments of `snapshot_download`: ``revision``, ``token``,
+            ``local_files_only``, …
 
     Returns:
         The model, on the CPU, in evaluation mode.
 
     Raises:
-        FileNotFoundError: If it is neither here nor can be downloaded, or the folder holds no
-            model.
-        ValueError: If the folder holds another kind of model, one of a later version, a damaged
-            one, or weights that do not fit the configuration.
+        FileNotFoundError: If the folder is missing and nothing can be downloaded, or it holds
+            no complete model.
+        ValueError: If the folder holds another kind of model, a later format, a damaged model,
+            or weights that do not fit the configuration.
     """
     folder = Path(folder_or_name).expanduser()
     if not folder.is_dir():
         try:
             folder = Path(snapshot_download(str(folder_or_name), **hub_settings))
-        except (OSError, HFValidationError) as error:  # the latter: it cannot be a name there
+        except (OSError, HFValidationError) as error:  # the latter: not a valid name on the hub
             raise FileNotFoundError(
-                f"the model {str(folder_or_name)!r} is neither a folder on this machine nor could "
-                "it be downloaded: name a folder that save_pretrained wrote, or connect to the "
-                "network once"
+                f"the model {str(folder_or_name)!r} is neither a folder on this machine nor "
+                "available for download: name a saved model's folder, or check the network"
             ) from error
     config = _read_config(folder)
     tensors, _ = read_tensors(_part(folder, "model.safetensors"), "pt")
@@ -110,17 +110,17 @@ def from_pretrained(folder_or_name: str | Path, **hub_settings: Any) -> CMSSF:
         text_encoder = TextEncoder(text, config["words"], parts)
         model = CMSSF(image_encoder, text_encoder, from_json(CMSSFConfig, config["cmssf"]))
         model.load_state_dict(tensors)
-    except Exception as error:  # values from a file can break a constructor in any way
+    except Exception as error:  # wrong values in a file can make a constructor raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{folder} holds a damaged model or a later format: {reason}") from error
     return model.eval()
 
 
 def fingerprint(model: CMSSF) -> str:
-    """Return 16 hexadecimal digits that change with anything that moves a vector of the model.
+    """Return 16 hexadecimal digits that identify everything the model's vectors depend on.
 
-    These are the weights, how pictures are prepared, and which words have which number. A task
-    beside the image–text loss moves none once the model is trained, and is not saved with it.
+    This covers the weights, the image encoder's configuration and the vocabulary, but not the
+    auxiliary image task, which is used only in training and not saved with the model.
     """
     vision, tokenizer = model.image_encoder.config, model.text_encoder.tokenizer
     facts = (asdict(replace(vision, weights="")), tokenizer.get_vocab())
@@ -132,13 +132,13 @@ def fingerprint(model: CMSSF) -> str:
 
 
 def _weights(model: CMSSF) -> dict[str, torch.Tensor]:
-    """Return the weights of a model without its task beside, which served the training only."""
+    """Return the weights of a model without its auxiliary task, which only training needs."""
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("image_task.")}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
 def _write(model: CMSSF, folder: Path, run: Run | None) -> None:
-    """Write the files of a model into a folder that nobody reads yet."""
+    """Write the files of a model into a new folder."""
     text, words = model.text_encoder, model.text_encoder.words
     if text.config.kind == "pretrained":
         text.save_parts(folder / "text")
@@ -146,7 +146,7 @@ def _write(model: CMSSF, folder: Path, run: Run | None) -> None:
     write_tensors(folder / "model.safetensors", _weights(model), {"format": "pt"})
     content = {
         "format": FORMAT,
-        # Whatever the weights began as: they are here.
+        # The saved weights are complete, so reading needs no pretrained ones and no image task.
         "vision": asdict(replace(model.image_encoder.config, weights="")),
         "text": asdict(text.config),
         "cmssf": asdict(replace(model.config, image_loss="")),
@@ -158,30 +158,29 @@ def _write(model: CMSSF, folder: Path, run: Run | None) -> None:
 
 
 def _put_in_place(folder: Path) -> None:
-    """Move a new model from its folder `NEW` to where it belongs, if there is one.
+    """Move the files of a new model, if there is one, from its subfolder `NEW` to their place.
 
-    Where this is stopped, it is between two moves: the rest is read from `NEW`, and moved when the
-    next model is saved.
+    If this is interrupted, the files not yet moved are read from `NEW`. The next save moves them.
     """
     if (folder / NEW).is_dir():
         for part in list((folder / NEW).iterdir()):
-            if part.is_dir():  # a folder takes only the place of none
+            if part.is_dir():  # a folder cannot replace a folder that holds files
                 shutil.rmtree(folder / part.name, ignore_errors=True)
             part.replace(folder / part.name)
         (folder / NEW).rmdir()
 
 
 def _part(folder: Path, name: str) -> Path:
-    """Return where a part of a model stands: a save that was stopped leaves some in `NEW`."""
+    """Return the path of a part of a model; an interrupted save leaves some parts in `NEW`."""
     for path in (folder / NEW / name, folder / name):
         if path.exists():
             return path
-    raise FileNotFoundError(f"{folder} holds no model: there is no {name} in it")
+    raise FileNotFoundError(f"{folder} holds no complete model: {name} is missing")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """Read a model's config.json; refuse that of anything else, such as a run."""
+    """Read a model's config.json, and refuse one of anything else, such as a run."""
     config = read_json(path := _part(folder, "config.json"))
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ValueError(f"{path} does not describe a CMSSF: expected the format {FORMAT!r}")
+        raise ValueError(f"{path} does not describe a CMSSF model: expected the format {FORMAT!r}")
     return config

@@ -1,8 +1,8 @@
-"""Pictures as vectors in a model's shared space: the search among them, and their file."""
+"""Search among pictures that are stored as vectors of a model's shared space."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -18,126 +18,126 @@ from cmssf_lib.methods import CMSSF
 from cmssf_lib.share.hub import fingerprint
 
 FORMAT = "cmssf-index-1"
-#: Similarities are compared in steps of 2⁻²⁴ = 6e-8, the precision of the vectors themselves.
+#: Similarities are rounded to steps of 2⁻²⁴ = 6e-8, the precision of the vectors themselves.
 STEPS = 2**24
 
 
 def nearest(
     queries: Float[Tensor, "q dim"], vectors: Float[Tensor, "n dim"], k: int
 ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
-    """Find the k vectors that point most nearly in the direction of each query.
+    """Find the k vectors with the largest cosine similarity to each query.
 
-    Every vector is compared with every query, so nothing is missed. The matrix of all
-    similarities is never whole: beyond a copy of the arguments in double precision and the
-    result, the memory needed is that of a block, however many queries there are.
+    The search is exact: every vector is compared with every query. The similarities are computed
+    in blocks, so beyond copies of the arguments in double precision and the result, the memory
+    needed does not grow with the number of queries.
 
     Args:
-        queries: What is looked for, of any length but zero.
-        vectors: Where it is looked for, likewise.
-        k: How many are wanted; if there are fewer vectors, all of them are returned.
+        queries: Any length except zero.
+        vectors: The vectors to search, of any length except zero.
+        k: Number of results per query; if there are fewer vectors, all of them are returned.
 
     Returns:
-        The cosine similarities, from the largest down, and where in `vectors` they stand. Two
-        similarities that are equal to 6e-8 count as tied, and then the earlier place comes first.
+        The cosine similarities in descending order, and their row numbers in `vectors`. Two
+        similarities that agree to 6e-8 count as tied; then the lower row number comes first.
 
     Raises:
-        ValueError: A set is empty or holds a vector of length zero, NaN or infinity, the widths
-            differ, or k is below 1.
+        ValueError: A set is empty or holds a zero vector, NaN or infinity, the widths differ, or
+            k is below 1.
     """
     require_rows("queries", queries, "vectors", vectors)
     if k < 1:
-        raise ValueError(f"k is {k}; ask for at least one answer.")
+        raise ValueError(f"k is {k}, but must be at least 1.")
     q, v = _directions("query", queries), _directions("vector", vectors)
     similarity, places = [], []
     for block in q.split(max(1, BLOCK // len(v))):
         steps = (block @ v.T).mul_(STEPS).round_()  # (b, n)
-        best, place = steps.sort(dim=1, descending=True, stable=True)  # of tied ones, as they stand
+        best, place = steps.sort(dim=1, descending=True, stable=True)  # ties: the lower row first
         similarity.append(best[:, :k].div(STEPS).float())
-        places.append(place[:, :k].clone())  # not a view, which would keep the block in memory
+        places.append(place[:, :k].clone())  # a view would keep the whole block in memory
     return torch.cat(similarity), torch.cat(places)
 
 
 def _directions(what: str, x: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
-    """Vectors of length one, in double precision.
+    """Return the vectors scaled to length one, in double precision.
 
-    In single precision the order of a sum shows in the last digit. Two equal vectors could then
-    differ in similarity, and would not be tied.
+    In single precision, the order of summation changes the last digit of a similarity. Equal
+    vectors could then get different similarities instead of a tie.
     """
     x = x.double()
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     if not length.all():
-        raise ValueError(f"a {what} has length zero: no direction.")
+        raise ValueError(f"a {what} has length zero, so it has no direction.")
     return x / length
 
 
 class Picture(NamedTuple):
-    """A file that was indexed."""
+    """An indexed file."""
 
-    file: str  # its path in the folder, with "/" between the parts
+    file: str  # path relative to the folder, with "/" as separator
     size: int  # in bytes
-    time: int  # when it was last changed, in nanoseconds since 1970
-    digest: str  # SHA-256 of its bytes: equal files have equal ones
+    time: int  # of the last modification, in nanoseconds since 1970
+    digest: str  # SHA-256 of the bytes
 
 
 class Hit(NamedTuple):
-    """A picture that was found."""
+    """A search result."""
 
-    similarity: float  # cosine of the angle between picture and query, -1 to 1
-    file: str  # its path in the folder
-    also: tuple[str, ...]  # paths of files with the same bytes
+    similarity: float  # cosine similarity of picture and query, -1 to 1
+    file: str  # path relative to the folder
+    also: tuple[str, ...]  # paths of further files with the same bytes
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What `index_folder` found different from the index before, as paths in the folder."""
+    """The differences that `index_folder` found from the old index, as relative paths."""
 
-    added: tuple[str, ...] = ()  # files that were not there
-    changed: tuple[str, ...] = ()  # files that hold other bytes than they did
-    gone: tuple[str, ...] = ()  # files that are no longer there
-    encoded: int = 0  # how many different pictures went through the model
+    added: tuple[str, ...] = ()  # new files
+    changed: tuple[str, ...] = ()  # files whose bytes changed
+    gone: tuple[str, ...] = ()  # files that no longer exist
+    encoded: int = 0  # number of distinct pictures that the model encoded
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
     """The pictures of a folder as vectors in a model's shared space; `index_folder` makes one.
 
-    Files with the same bytes are one entry, in the place of the first of them.
+    Files with the same bytes share one vector; the first of them determines its row.
     """
 
-    vectors: Float[Tensor, "n dim"]  # one of length one for each different picture
+    vectors: Float[Tensor, "n dim"]  # of length one, one for each distinct picture
     pictures: tuple[Picture, ...]  # all files, sorted by path, copies included
-    folder: Path  # where they are
+    folder: Path  # that holds the files
     model: str  # `fingerprint` of the model that made the vectors
-    model_name: str = ""  # where that model was read, if it was; it may be another there by now
-    changes: Changes = field(default_factory=Changes)  # what was done to make it; not in its file
+    model_name: str = ""  # where the model was loaded from; it may have been replaced since
+    changes: Changes = Changes()  # from the old index; not saved
 
     @cached_property
     def files(self) -> list[list[str]]:
-        """For each vector the paths of the files that hold its picture."""
+        """The paths of the files that hold the picture of each vector."""
         found: dict[str, list[str]] = {}
         for picture in self.pictures:
             found.setdefault(picture.digest, []).append(picture.file)
         return list(found.values())
 
     def __len__(self) -> int:
-        """How many different pictures there are."""
+        """Return the number of distinct pictures."""
         return len(self.vectors)
 
     def find(self, model: CMSSF, sentences: Sequence[str], k: int = 10) -> list[list[Hit]]:
-        """Find the pictures that are nearest to each sentence, by exact comparison with all.
+        """Find the pictures that are most similar to each sentence, by exact search.
 
         Args:
-            model: The one that made the index.
-            sentences: What is looked for.
-            k: How many are wanted; of a smaller index, all are returned.
+            model: The model that made the index.
+            sentences: The queries.
+            k: Number of hits per sentence; a smaller index returns all its pictures.
 
         Returns:
-            For each sentence its hits, the most similar first. If two are equally similar (to
-            6e-8), the one whose path is sorted first comes first.
+            The hits of each sentence, the most similar first. Ties (to within 6e-8) are in the
+            order of the paths.
 
         Raises:
-            ValueError: If the model is another one, a sentence holds a word that it does not know,
-                there is no sentence, or k is below 1.
+            ValueError: If another model made the index, a sentence holds a word that the model
+                does not know, there is no sentence, or k is below 1.
         """
         self.require_model(model)
         similarity, place = nearest(embed_texts(model, sentences), self.vectors, k)
@@ -147,32 +147,32 @@ class Index:
         ]
 
     def require_model(self, model: CMSSF) -> None:
-        """Refuse a model whose space is another.
+        """Check that the index was made by this model, so that their vectors are comparable.
 
         Raises:
-            ValueError: If the model is not the one that made the index.
+            ValueError: If another model made the index.
         """
         if (own := fingerprint(model)) != self.model:
             raise ValueError(
-                f"the index of {self.folder} was made by another model (fingerprint {self.model}; "
-                f"this one's is {own}): search with that one, or index the folder again with this"
+                f"the index of {self.folder} was made by another model (fingerprint {self.model}, "
+                f"not {own}): use that model, or index the folder again with this one"
             )
 
     def save(self, folder: str | Path) -> None:
-        """Write ``index.safetensors`` into a folder, in one stroke; an old one is replaced.
+        """Write ``index.safetensors`` into a folder, and replace an old one atomically.
 
         Raises:
-            OSError: If it cannot be written; the old one stays whole.
+            OSError: If it cannot be written; an old file then stays intact.
         """
         facts = {"folder": str(self.folder), "model": self.model, "model_name": self.model_name}
         written = bytearray(json.dumps({**facts, "pictures": self.pictures}).encode())
-        # As a tensor: a list of a million files is longer than the header of the file may be.
+        # Stored as a tensor, because a list of a million files exceeds the limit of the header.
         tensors = {"vectors": self.vectors, "facts": torch.frombuffer(written, dtype=torch.uint8)}
         write_tensors(Path(folder).expanduser() / "index.safetensors", tensors, {"format": FORMAT})
 
     @classmethod
     def load(cls, folder: str | Path) -> "Index":
-        """Read what `save` wrote; the pictures themselves are not looked at.
+        """Read an index that `save` wrote, without checking the pictures themselves.
 
         Raises:
             FileNotFoundError: If there is no index.
@@ -180,7 +180,7 @@ class Index:
         """
         path = Path(folder).expanduser() / "index.safetensors"
         if not path.is_file():
-            raise FileNotFoundError(f"no index in {folder}: `cmssf index` makes one")
+            raise FileNotFoundError(f"no index in {folder}: make one with `cmssf index`")
         tensors, _ = read_tensors(path, FORMAT)
         try:
             facts = json.loads(tensors["facts"].numpy().tobytes())

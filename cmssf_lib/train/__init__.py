@@ -1,7 +1,8 @@
-"""Training: one loop for every method, with checkpoints that go on bit for bit (see `fit`).
+"""Training: one loop for every method, which resumes from a checkpoint bit for bit (see `fit`).
 
-`loop` holds the seven steps, `session` what surrounds them, `steps` how large a step is, `watch`
-what is looked at meanwhile, `cost` what it takes, and the cache for a tower that does not learn.
+`loop` holds the seven steps, `session` everything around them, `steps` the settings and the
+optimizer, `watch` what is monitored, and `cost` the count of operations and the feature cache for
+a frozen encoder.
 """
 
 from cmssf_lib.train.cost import (

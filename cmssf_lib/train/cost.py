@@ -1,4 +1,4 @@
-"""What a training costs, counted; and a tower that does not learn, which is asked only once."""
+"""The cost of a training in operations, and a cache for the features of a frozen encoder."""
 
 import copy
 import hashlib
@@ -22,26 +22,27 @@ from cmssf_lib.train.steps import require_room
 from cmssf_lib.views import as_float
 
 FORMAT = "cmssf-features-1"
-AT_ONCE = 500  # pictures that are encoded together
+AT_ONCE = 500  # pictures encoded together
 
 
 def flops_per_picture(method: nn.Module, batch: Batch) -> float:
-    """Count the floating-point operations of a training step, forward and back, for one picture.
+    """Count the floating-point operations of a training step, forward and backward, per picture.
 
-    All that the step computes counts: both views, teachers, heads, a decoder, the texts. Of the
-    operations, those of matrix products, convolutions and attention do, a multiplication and an
-    addition as two. Norms and activations are left out, and so is the optimizer. Counted and not
-    timed: the same number on every machine.
+    Everything that the step computes is included: both views, teachers, heads, decoders, texts.
+    Only matrix products, convolutions and attention are counted, with a multiplication and an
+    addition as two operations; norms, activations and the optimizer are not. The number is the
+    same on every machine.
 
     Args:
-        method: Left as it is; a copy takes the step.
-        batch: Of the training's own size: captions that several pictures share are encoded once.
+        method: Not changed; a copy takes the step.
+        batch: Of the size used in training, since a caption that several pictures share is encoded
+            only once.
     """
     twin = copy.deepcopy(method).train()
     twin.zero_grad()
     devices = [batch.images.device] if batch.images.is_cuda else []
-    # Attention as plain matrix products: the counter knows not all of its fast versions, and a
-    # processor and a graphics card have different ones.
+    # Attention as plain matrix products: the counter does not know all fast kernels, and CPU and
+    # GPU have different ones.
     plain = sdpa_kernel(SDPBackend.MATH)
     counter = FlopCounterMode(display=False)
     with torch.random.fork_rng(devices), plain, counter:
@@ -62,40 +63,40 @@ def cache_features(
 ) -> ImageTextData:
     """Encode every picture once, for a model whose image encoder is frozen.
 
-    `CMSSF.loss` then projects the features and encodes nothing; each step shows a picture in one
-    of its cached views. A hundred epochs so cost what their heads and texts cost ("locked-image
-    tuning", Zhai et al. 2022, "LiT: Zero-Shot Transfer with Locked-image text Tuning").
+    `CMSSF.loss` then only projects the features, and each step draws one of a picture's cached
+    views. An epoch then costs only the heads and the text encoder ("locked-image tuning", Zhai et
+    al. 2022, "LiT: Zero-Shot Transfer with Locked-image text Tuning").
 
-    The features are kept in the cache (``$CMSSF_CACHE``, by default ``~/.cache/cmssf``) and read
-    from there when the same encoder meets the same pictures again.
+    The features are stored in the cache (``$CMSSF_CACHE``, by default ``~/.cache/cmssf``) and
+    read from there for the same encoder and the same pictures.
 
     Args:
         method: With a frozen image encoder (``CMSSFConfig.freeze_image``).
         data: The pictures.
-        views: Random views of each picture, as ``method.views`` draws them; 0: the picture as it
-            is. Few views are soon known by heart; many take memory.
+        views: Number of random views of each picture, drawn by ``method.views``; 0 encodes the
+            picture itself. With few views the heads overfit to them; many take memory.
         seed: Of the views.
-        say: Told how much the features take, before they are made.
+        say: Called with a sentence on the size of the features, before they are computed.
         keep: Whether to use the cache on disk.
-        progress: Show a bar, if there is a terminal.
+        progress: Show a progress bar if there is a terminal.
 
     Returns:
         The data with its ``features``, ``(n, max(1, views), width)``.
 
     Raises:
-        ValueError: If the image encoder learns, or ``views`` is negative.
-        OSError: If the disk has no room for them.
+        ValueError: If the image encoder is not frozen, or ``views`` is negative.
+        OSError: If there is not enough disk space.
     """
     encoder = method.image_encoder
     if any(p.requires_grad for p in encoder.parameters()):
         raise ValueError(
-            "the image encoder learns, and its features change with every step: set "
+            "the image encoder is not frozen, so its features change with every step: set "
             "freeze_image=True, or train without the cache"
         )
     if views < 0:
         raise ValueError(f"views is {views}; give 0 or more")
     needed = len(data) * max(1, views) * encoder.width * 4
-    what = "as they are" if not views else f"in {views} random views each"
+    what = f"in {views} random views each" if views else "as they are"
     said = f"features of {len(data):,} pictures, {what}: {needed / 1e6:,.0f} MB"
     file = cache_folder() / f"features-{_key(method, data, views, seed)}.safetensors"
     if keep and file.is_file():
@@ -115,7 +116,7 @@ def cache_features(
 def _encode(
     method: CMSSF, data: ImageTextData, views: int, seed: int, progress: bool
 ) -> Float[Tensor, "n views length"]:
-    """Encode all pictures, each view of all of them after the other."""
+    """Encode all pictures, one view of all of them after another."""
     shape = (len(data), max(1, views), method.image_encoder.width)
     features = torch.empty(shape, dtype=torch.float32)
     method.image_encoder.eval()
@@ -130,7 +131,7 @@ def _encode(
 
 
 def _key(method: CMSSF, data: ImageTextData, views: int, seed: int) -> str:
-    """Sixteen digits that change with the weights, the pictures or the views."""
+    """Return a hash of the weights, the pictures and the views, as 16 hexadecimal digits."""
     digest = hashlib.sha256(f"{data.fingerprint} {views}".encode())
     if views:
         digest.update(f"{seed} {sorted(asdict(method.config.views).items())}".encode())

@@ -1,7 +1,7 @@
 """The training loop: the seven steps of the source chapter's Figure 2, once, for every method.
 
-What is random in a step follows from the run's seed and the step's number, and from nothing
-else. That is why a run that was killed goes on bit for bit as if nothing had happened.
+All randomness in a step is derived from the run's seed and the step's number alone. Therefore a
+run that was killed resumes bit for bit as if nothing had happened.
 """
 
 import math
@@ -27,44 +27,45 @@ def fit(
 ) -> Run:
     """Train a method and keep a record of it.
 
-    A run with a folder writes a checkpoint every few minutes, after every epoch, and when it
-    is interrupted (Ctrl-C, SIGTERM). Called again with the same folder it goes on from there.
-    However it ends, the method is left in evaluation mode, on the device where it was, and the
-    global random state as it was.
+    A run with a folder writes a checkpoint every few minutes, after every epoch, and when it is
+    interrupted (Ctrl-C, SIGTERM). Call `fit` again with the same folder to resume. However
+    training ends, the method is left in evaluation mode on its original device, and the global
+    random state is restored.
 
-    Started by ``accelerate launch`` in several processes, each takes its part of every batch, and
-    the weights stay the same in all. The first one alone evaluates and writes.
+    If ``accelerate launch`` starts several processes, each takes its part of every batch, and the
+    weights are the same in all of them. Only the first process evaluates and writes files.
 
     Args:
-        method: What is trained.
+        method: The method to train.
         data: The training set.
         config: How to train.
         run: A folder, a `Run` with its configuration filled in, or ``None`` to keep the record
             in memory only.
-        each_epoch: Called with the method after each epoch; what it returns joins the history.
-        watch: Called with the run after each epoch, for a live figure say.
-        progress: Show a progress bar with loss, images a second and the time left.
+        each_epoch: Called with the method after each epoch; the numbers that it returns are added
+            to the history.
+        watch: Called with the run after each epoch, to update a live figure for example.
+        progress: Show a progress bar with the loss, images per second and the time left.
 
     Returns:
-        The run. Its history has a row an epoch.
+        The run. Its history has one row an epoch.
 
     Raises:
-        ValueError: If the configuration is inconsistent, the data too small for a batch, or
+        ValueError: If the configuration is inconsistent, the data are smaller than one batch, or
             the folder holds a run with another configuration (the message names the field) or
             a damaged checkpoint.
         RuntimeError: If another process is training in the folder.
-        FloatingPointError: If the loss or the gradient is not finite. The run stops before the
-            step is taken and the last checkpoint stays.
-        KeyboardInterrupt: After Ctrl-C, once the checkpoint is written, or after the last step
-            the weights.
+        FloatingPointError: If the loss or the gradient is not finite. Training stops before the
+            update; the last checkpoint is kept.
+        KeyboardInterrupt: After Ctrl-C, once the checkpoint (after the last step: the weights) is
+            written.
         CollapseWarning: A warning, once, if the history shows a collapse after the first quarter
             of the training.
-        MemoryError: If the first step would take more memory than there is.
-        OSError: If the disk is full, or would be after the first checkpoint.
+        MemoryError: If the first step needs more memory than is free.
+        OSError: If the disk is full, or has no room for the checkpoints.
     """
     run = run if isinstance(run, Run) else Run(run)
-    # What surrounds the steps (device, record, checkpoints, signals, random state, the bar) is the
-    # session's: see there how a run goes on, and how it ends.
+    # The session handles everything around the steps: device, record, checkpoints, signals, random
+    # state, progress bar, and how a run resumes and ends.
     with Session(method, data, config, run, each_epoch, watch, progress).open() as session:
         accelerator, model, optimizer = session.accelerator, session.model, session.optimizer
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -76,7 +77,7 @@ def fit(
                     rate = learning_rate(session.done, session.steps, config)
                     group["lr"] = rate * group["lr_factor"]
 
-                # 2. to 5. Augment, encode, project, compare: the method's own business.
+                # 2. to 5. Augment, encode, project, compare: all inside the method.
                 with session.forward():
                     losses = model(batch)
 

@@ -1,6 +1,6 @@
-"""What surrounds the steps of a training: device, record, checkpoints, signals, random state, bar.
+"""Everything around the steps of a training: device, record, checkpoints, signals, random state.
 
-A `Session` is opened once a training and has one way out, errors included.
+A `Session` is opened once a training and cleans up in one place, after errors too.
 """
 
 import os
@@ -28,13 +28,13 @@ from cmssf_lib.train.watch import OVERHEAD, Stopwatch, signs_of_collapse, warn_o
 
 @dataclass(eq=False)
 class Session:
-    """One training, from the folder's lock to the kept weights; its fields are arguments of `fit`.
+    """One training, from locking the folder to saving the weights. Its fields are those of `fit`.
 
     Attributes:
         accelerator: Device, precision and processes (Hugging Face's accelerate).
-        model: The method as `accelerator` wraps it; called with a batch it returns the losses.
+        model: The method wrapped by `accelerator`; called with a batch, it returns the losses.
         optimizer: Of the method's parameters.
-        done: Steps taken, of all that there are: ``steps``.
+        done: Number of steps taken so far, of ``steps`` in total.
     """
 
     method: Method
@@ -57,12 +57,12 @@ class Session:
 
     @contextmanager
     def open(self) -> Iterator["Session"]:
-        """Prepare all that the steps need, and afterwards keep what they made."""
+        """Prepare everything that the steps need, and save the weights at the end."""
         run, method, config = self.run, self.method, self.config
         with ExitStack() as stack:
-            # Several processes meet on the processor only if it is told that this is meant.
+            # Several processes can only train on the CPU if accelerate is told to use it.
             cpu = machine.fastest_device().type == "cpu"
-            # Else an earlier training's precision and device would stay.
+            # Otherwise accelerate would keep the precision and device of an earlier training.
             AcceleratorState._reset_state(reset_partial_state=machine.process_count() == 1)
             self.accelerator = Accelerator(mixed_precision=config.precision, cpu=cpu)
             self.first, device = self.accelerator.is_main_process, self.accelerator.device
@@ -70,7 +70,7 @@ class Session:
                 stack.enter_context(lock_folder(run.path))
             step_rules.require_one_model(method, config, self.accelerator.num_processes)
             home = next((weight.device for weight in method.parameters()), device)
-            stack.callback(lambda: method.eval().to(home))  # lent to the card, and brought back
+            stack.callback(lambda: method.eval().to(home))  # back to the user's device at the end
             method.to(device)
             gpus = [device] if device.type == "cuda" else []
             stack.enter_context(torch.random.fork_rng(gpus))  # every step seeds its own
@@ -82,7 +82,7 @@ class Session:
             run.environment |= here | {"processes": self.accelerator.num_processes}
             self.optimizer = step_rules.make_optimizer(method, config)
             self.done = self._load()
-            self.accelerator.wait_for_everyone()  # all have looked before the first one writes
+            self.accelerator.wait_for_everyone()  # all processes have read before the first writes
             self.data = self.data.to(device)
             self.model, self.optimizer = self.accelerator.prepare(method, self.optimizer)
             self.room: AbstractContextManager[None] = step_rules.within_memory(device)
@@ -93,7 +93,7 @@ class Session:
     # --- the course of a training ---
 
     def epochs(self) -> Iterator[int]:
-        """Go through the epochs that are left; after each, write a row of history and save."""
+        """Iterate over the remaining epochs; after each, add a row to the history and save."""
         for epoch in range(self.done // self.steps_an_epoch, self.config.epochs):
             self.method.train()
             self.stopwatch.reset()
@@ -111,7 +111,7 @@ class Session:
             self._end_epoch(epoch)
 
     def batches(self) -> Iterator[Batch]:
-        """Go through the current epoch's batches that are left, each with its random numbers."""
+        """Iterate over the epoch's remaining batches, seeding the random generators for each."""
         epoch, start = divmod(self.done, self.steps_an_epoch)
         size, seed = self.config.batch_size, self.config.seed
         order = batches(self.data, size, seed=seed, epoch=epoch, start=start)
@@ -122,13 +122,13 @@ class Session:
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """Choose the precision of a forward pass; the first one may not outgrow the memory."""
+        """Set the precision of a forward pass; the first one also checks that memory suffices."""
         with self.room, self.accelerator.autocast():
             yield
         self.room = nullcontext()
 
     def require_finite(self, loss: Float[Tensor, ""], norm: Float[Tensor, ""]) -> None:
-        """Refuse a step that would spoil the weights.
+        """Stop before an update that would destroy the weights.
 
         Raises:
             FloatingPointError: If the loss or the norm of its gradient is not a finite number.
@@ -140,15 +140,14 @@ class Session:
         raise FloatingPointError(
             f"the loss is {loss.item():.4g} and the gradient's norm {norm.item():.4g} in epoch "
             f"{self.done // self.steps_an_epoch + 1}, step {self.done + 1}: training stopped "
-            f"before the step. {where}A lower learning rate, a longer warm-up or clip=1 are "
-            "the usual cures"
+            f"before the step. {where}Try a lower learning rate, a longer warm-up or clip=1"
         )
 
     def note(self, losses: dict[str, Tensor]) -> None:
-        """Add a step's numbers up, and stop or save if it is time.
+        """Add up a step's numbers for the history, and save or stop if it is time.
 
         Raises:
-            KeyboardInterrupt: In the middle of an epoch, once a checkpoint is written.
+            KeyboardInterrupt: In the middle of an epoch, after a checkpoint was written.
         """
         with self.stopwatch("logging"):
             if "embeddings" in losses:
@@ -166,7 +165,7 @@ class Session:
             raise KeyboardInterrupt(f"stopped after step {self.done} of {self.steps}{where}")
 
     def _end_epoch(self, epoch: int) -> None:
-        """Write one row of history, and a checkpoint."""
+        """Add one row to the history, and write a checkpoint."""
         config, run = self.config, self.run
         here = time.monotonic() - self.started  # in this process
         seconds, parts = here + self.seconds, self.stopwatch.reset()
@@ -195,7 +194,7 @@ class Session:
             raise KeyboardInterrupt(f"stopped after epoch {epoch + 1} of {config.epochs}")
 
     def _interrupted(self) -> bool:
-        """Whether a signal has come in any process; all ask at the same step."""
+        """Return whether any process received a signal; all processes ask at the same step."""
         return machine.in_any_process(bool(self.received), self.accelerator.device)
 
     def _finish(self) -> None:
@@ -210,7 +209,7 @@ class Session:
             raise KeyboardInterrupt("stopped after the last step: the training is over")
 
     def _load(self) -> int:
-        """Put method, optimizer and history back where they were; return the steps done."""
+        """Restore method, optimizer and history from a checkpoint; return the steps done."""
         run = self.run
         if run.checkpoint is None:
             return 0
@@ -223,7 +222,7 @@ class Session:
             return int(kept["done"])
         if self.first:
             weights = sum(t.nbytes for t in self.method.state_dict().values())
-            # Weights and two moments, the new file beside the old.
+            # Weights and two moments, twice: the new file is written before the old one goes.
             step_rules.require_room(run.checkpoint.parent, 2 * 3 * weights, "checkpoints")
             run.save()
         return 0

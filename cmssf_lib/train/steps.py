@@ -1,4 +1,4 @@
-"""A training's settings, and how large a step is, for which parameter, in how much memory."""
+"""Training settings, learning rate, optimizer, and checks before the first step."""
 
 import errno
 import math
@@ -19,12 +19,12 @@ from cmssf_lib.data.image_text import ImageTextData
 from cmssf_lib.methods.base import Method
 from cmssf_lib.settings import BelowOne, settings
 
-# fused: one call for all parameters; without it a step of DINO's quick preset takes a sixth longer.
+# fused: one call for all parameters. Without it a step of DINO's quick preset takes a sixth longer.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "adamw": partial(torch.optim.AdamW, fused=True),
-    # timm's, and not PyTorch's: that one refuses convolutions. With its default scale a matrix
-    # moves as far in a step as AdamW would move it, so the same learning rate serves both.
+    # timm's Muon, since PyTorch's refuses convolutions. With its default scale an update is as
+    # large as AdamW's, so both can use the same learning rate.
     "muon": partial(Muon, nesterov=True, betas=(0.9, 0.999)),
 }
 
@@ -36,24 +36,23 @@ class TrainConfig:
     epochs: NonNegativeInt  # passes through the data
     batch_size: PositiveInt  # pictures a step, over all processes
     lr: PositiveFloat  # largest learning rate
-    # Factor on it for the text tower. While the pictures cannot tell two digits apart, the loss
-    # pulls the two captions together; a slow text tower keeps them apart until the pictures can.
+    # Factor on `lr` for the text tower. As long as the image tower cannot tell two digits apart,
+    # the loss pulls their captions together; a slow text tower keeps them apart until it can.
     text_lr: PositiveFloat
     weight_decay: NonNegativeFloat  # on matrices only, never on biases, norms or the logit scale
-    optimizer: Literal["adam", "adamw", "muon"]  # Muon: the image tower's matrices; else AdamW
+    optimizer: Literal["adam", "adamw", "muon"]  # "muon": see `make_optimizer`
     schedule: Literal["constant", "cosine"]
-    warmup: BelowOne  # part of all steps over which the learning rate rises to `lr`
+    warmup: BelowOne  # fraction of all steps over which the learning rate rises to `lr`
     clip: NonNegativeFloat  # largest norm of the gradient; 0 for no limit
-    seed: int = 0  # of everything random
-    # Accelerate's mixed precision. Not fp16: it finds a scale for the gradients by letting steps
-    # fail.
+    seed: int = 0  # of all randomness
+    # Accelerate's mixed precision. Not fp16: its gradient scaler finds the scale by skipping steps.
     precision: Literal["no", "bf16"] = "no"
-    checkpoint_minutes: NonNegativeFloat = 5.0  # between checkpoints; each epoch ends with one
-    half_weights: bool = False  # round matrices to half precision at the end; measured is then kept
+    checkpoint_minutes: NonNegativeFloat = 5.0  # between checkpoints; each epoch also ends with one
+    half_weights: bool = False  # round the matrices to half precision at the end, before evaluation
 
 
 def require_trainable(config: TrainConfig, data: ImageTextData) -> None:
-    """Refuse what cannot work, before any work is done.
+    """Refuse settings and data that cannot work, before any work is done.
 
     Raises:
         ValueError: The message says which field is wrong and what it may be.
@@ -73,11 +72,11 @@ def require_trainable(config: TrainConfig, data: ImageTextData) -> None:
 
 
 def require_one_model(method: Method, config: TrainConfig, processes: int) -> None:
-    """Refuse several processes where they would train another model than one does.
+    """Refuse several processes if the result would differ from that of a single one.
 
     Raises:
-        ValueError: If the batch does not divide among them, or pictures of one process only would
-            be compared or normed with each other.
+        ValueError: If the batch cannot be divided among them, or the loss or a batch norm would
+            only see the pictures of one process.
     """
     if processes == 1:
         return
@@ -88,28 +87,28 @@ def require_one_model(method: Method, config: TrainConfig, processes: int) -> No
         )
     for part in method.modules():
         if isinstance(part, Method) and not part.compares_all_processes:
-            beside = "" if part is method else ", which is learned beside,"
+            beside = "" if part is method else ", the second loss,"
             raise ValueError(
                 f"{type(part).__name__}{beside} would compare the pictures of one process only, "
                 f"and {processes} were started: start a single one"
             )
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             raise ValueError(
-                f"batch norm would norm the pictures of each of the {processes} processes by "
-                "themselves: take vision.norm=group, or start a single one"
+                f"batch norm would normalise the pictures of each of the {processes} processes "
+                "separately: set vision.norm=group, or start a single one"
             )
 
 
 def require_room(folder: Path, needed: float, what: str) -> None:
-    """Refuse to begin what would not fit on the disk.
+    """Refuse to start writing files that would not fit on the disk.
 
     Args:
-        folder: Where it is to be; it is there.
+        folder: An existing folder.
         needed: Bytes.
-        what: For the message.
+        what: What the files are, for the message.
 
     Raises:
-        OSError: If there are fewer bytes free.
+        OSError: If fewer bytes are free.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -127,8 +126,8 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     to zero ("cosine").
 
     Args:
-        step: Counted from 0.
-        steps: Of the whole training.
+        step: From 0.
+        steps: Number of steps in the whole training.
         config: ``lr``, ``schedule`` and ``warmup``.
     """
     warmup = round(config.warmup * steps)
@@ -141,16 +140,16 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
 
 
 def make_optimizer(method: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Make the optimizer; only matrices decay.
+    """Make the optimizer; weight decay applies to matrices only.
 
-    A bias, a norm's gain and the logit scale have no reason to be small, so weight decay
-    leaves every parameter with fewer than two dimensions alone. Each group carries its
-    ``lr_factor``, by which `fit` multiplies the learning rate.
+    Biases, the gains of norms and the logit scale have no reason to be small, so parameters with
+    fewer than two dimensions do not decay. Each parameter group has an ``lr_factor``, by which
+    `fit` multiplies the learning rate.
 
-    "muon" makes each step of a matrix turn all directions alike (Jordan et al. 2024, "Muon: An
-    optimizer for hidden layers in neural networks"). It is for the weights of linear maps and of
-    convolutions. Positions, [CLS] and prototypes are no maps, and the text tower is kept slow on
-    purpose (``text_lr``): these have AdamW.
+    "muon" orthogonalises the update of each weight matrix, so that all directions move equally
+    far (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"). It is used
+    for linear maps and convolutions. Everything else has AdamW: position embeddings, [CLS],
+    prototypes, and the text tower, which is kept slow on purpose (``text_lr``).
 
     Raises:
         ValueError: If every parameter is frozen.
@@ -178,9 +177,9 @@ def make_optimizer(method: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 
 @torch.no_grad()
 def round_weights(method: nn.Module) -> None:
-    """Round matrices to what half precision holds: ten binary digits behind the first.
+    """Round the matrices to half precision, in place.
 
-    Biases, norms with their statistics and the logit scale keep all of theirs.
+    Biases, norms with their statistics, and the logit scale stay in full precision.
     """
     for tensor in method.state_dict().values():
         if tensor.dtype == torch.float32 and tensor.ndim > 1:
@@ -189,9 +188,9 @@ def round_weights(method: nn.Module) -> None:
 
 @contextmanager
 def within_memory(device: torch.device) -> Iterator[None]:
-    """Stop a forward pass that keeps more for its backward pass than there is memory.
+    """Stop a forward pass that stores more for its backward pass than there is free memory.
 
-    The system would otherwise end the process without a word, or swap for hours.
+    Otherwise the system would kill the process without a message, or swap for hours.
 
     Raises:
         MemoryError: As soon as that is certain, before the memory is used up.
@@ -204,11 +203,11 @@ def within_memory(device: torch.device) -> Iterator[None]:
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()  # that several operations keep, and is there once
+        storage = tensor.untyped_storage()  # shared by operations that store the same tensor
         kept[storage.data_ptr()] = storage.nbytes()
         if (needed := sum(kept.values())) > free:
             raise MemoryError(
-                f"a step takes more than {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: "
+                f"a step needs more than {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: "
                 "choose a smaller batch, fewer or smaller views, or a smaller encoder"
             )
         return tensor

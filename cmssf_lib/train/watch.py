@@ -1,8 +1,8 @@
-"""What is watched while a method trains: where the seconds of a step go, and whether it collapses.
+"""Monitoring during training: where the time of a step goes, and whether the embeddings collapse.
 
-A collapse is a low loss that was reached without looking at the pictures. Two numbers of the
-embeddings that the loss compared are logged after every step, and `diagnose` reads a row of a
-run's history and names the likely cause in a sentence.
+A collapse is a low loss reached without looking at the pictures: all embeddings become alike. Two
+statistics of the embeddings are logged in every step, and `diagnose` reads a row of a run's history
+and names the likely cause in a sentence.
 """
 
 import math
@@ -18,16 +18,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Parts of a step that are not the encoders' arithmetic; together they should stay under 10 %.
+#: Parts of a step outside the model's arithmetic; together they should stay under 10 %.
 OVERHEAD = ("data", "views", "logging")
 
-CONSTANT = 0.1  # a `feature_std` below this: the embeddings are all but equal
-FEW = 2.5  # an effective rank below this: a line, or a plane, in a space of many dimensions
+CONSTANT = 0.1  # a `feature_std` below this: the embeddings are nearly equal
+FEW = 2.5  # an effective rank below this: embeddings on a line or a plane
 SAME = 0.9999  # a similarity above this: the views themselves are equal
-SPREAD = 0.5  # a `feature_std` above this: pictures certainly differ
-PINNED = 0.98  # a loss above this part of its value at chance has not left it
-#: Part of a training, and epochs at least, in which a row that looks like a collapse is no news:
-#: every training begins near one.
+SPREAD = 0.5  # a `feature_std` above this: the embeddings clearly differ
+PINNED = 0.98  # a loss above this fraction of its value at chance has not left chance
+#: Part of a training, and the least number of epochs, without warnings: every training begins
+#: near a collapse.
 GRACE, GRACE_EPOCHS = 0.25, 2
 
 
@@ -37,8 +37,7 @@ Item = TypeVar("Item")
 class Stopwatch:
     """Adds up the seconds spent in named parts: ``with stopwatch("data"): ...``.
 
-    On a GPU the kernels run on after Python has moved on, so a part's seconds are those of its
-    launches.
+    A GPU computes asynchronously, so there the seconds are those of launching the kernels.
     """
 
     def __init__(self) -> None:
@@ -57,7 +56,7 @@ class Stopwatch:
     def on(self, method: nn.Module, part: str) -> Iterator[None]:
         """Time every call of the modules whose name ends with ``part``, inside the ``with`` block.
 
-        So a method can be timed that knows nothing of it: its "views" and "local_views", say.
+        This times a method's "views" and "local_views" without code for it in the method.
         """
         starts: list[float] = []
 
@@ -67,7 +66,7 @@ class Stopwatch:
         def end(*_: object) -> None:
             self.seconds[part] += time.perf_counter() - starts.pop()
 
-        with ExitStack() as hooks:  # a hook stays until its `with` block ends
+        with ExitStack() as hooks:  # removes the hooks at the end
             for name, module in method.named_modules():
                 if name.endswith(part):
                     hooks.enter_context(module.register_forward_pre_hook(begin))
@@ -75,7 +74,7 @@ class Stopwatch:
             yield
 
     def each(self, items: Iterator[Item], part: str) -> Iterator[Item]:
-        """Go through ``items``, and add the time that each takes to arrive to ``part``."""
+        """Iterate over ``items``, adding the time it takes to get each one to ``part``."""
         while True:
             with self(part):
                 item = next(items, None)
@@ -91,44 +90,43 @@ class Stopwatch:
 
 
 class CollapseWarning(UserWarning):
-    """A training is on its way to a constant answer, or to few directions; see `diagnose`."""
+    """The embeddings become constant, or use few dimensions; see `diagnose`."""
 
 
 def feature_std(z: Float[Tensor, "b dim"]) -> Float[Tensor, ""]:
-    """How far embeddings are spread over the sphere: about 1 if evenly, 0 if all are equal.
+    """Return how widely embeddings are spread: about 1 if evenly on the sphere, 0 if all are equal.
 
-    The standard deviation of each dimension over the batch, after each embedding is brought to
-    unit length; the mean of these, times √dim.
+    The embeddings are normalised to unit length. The result is the standard deviation of each
+    dimension over the batch, averaged over dimensions, times √dim.
 
     Args:
-        z: Embeddings of different pictures, of any length.
+        z: Embeddings of different pictures, not necessarily normalised.
 
     References:
         Chen & He 2021, "Exploring Simple Siamese Representation Learning" (SimSiam), section 4.1.
     """
-    z = z.to(torch.promote_types(z.dtype, torch.float32))  # half precision has too few digits
+    z = z.to(torch.promote_types(z.dtype, torch.float32))  # half precision is too coarse here
     stds = F.normalize(z, dim=1).std(dim=0, correction=0)  # (dim,)
     return stds.mean() * math.sqrt(z.shape[1])
 
 
 def effective_rank(z: Float[Tensor, "b dim"]) -> Float[Tensor, ""]:
-    """How many dimensions embeddings use: the effective rank of the matrix they form.
+    """Return how many dimensions embeddings use: the effective rank of the matrix they form.
 
-    It lies between 1 (all on one line) and min(b, dim) (all directions alike), and need not be a
-    whole number: the exponential of the entropy of the singular values, scaled to sum to one.
+    It is the exponential of the entropy of the singular values, scaled to sum to one, and lies
+    between 1 (all on one line) and min(b, dim) (equally spread in all directions).
 
     Args:
         z: Embeddings of different pictures.
 
     Returns:
-        The effective rank, on the processor; 0 where all embeddings are zero, and nan where one
-        is not finite.
+        The effective rank, on the CPU; 0 if all embeddings are zero, nan if any is not finite.
 
     References:
         Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality".
     """
-    # The eigenvalues of the small (dim, dim) product are the squared singular values, and
-    # squaring halves the digits: hence double precision, on the processor, which always has it.
+    # The eigenvalues of the smaller Gram matrix are the squared singular values. Squaring halves
+    # the number of correct digits, hence double precision, on the CPU, since MPS has none.
     z = z.detach().cpu().double()
     if not z.isfinite().all():
         return z.new_tensor(math.nan)
@@ -140,16 +138,16 @@ def effective_rank(z: Float[Tensor, "b dim"]) -> Float[Tensor, ""]:
 
 
 def signs_of_collapse(z: Float[Tensor, "b dim"]) -> dict[str, Float[Tensor, ""]]:
-    """Return what is logged of the embeddings that a loss compared."""
+    """Return the statistics that are logged for the embeddings that a loss compared."""
     return {"feature_std": feature_std(z), "effective_rank": effective_rank(z)}
 
 
 def warn_of_collapse(row: Mapping[str, float], epochs: int) -> bool:
-    """Warn if a row of the history shows a collapse; say whether it was so.
+    """Warn if a row of the history shows a collapse; return whether it does.
 
     Args:
         row: With its "epoch", from 1.
-        epochs: Of the whole training; in its first quarter nothing is said.
+        epochs: Of the whole training; there is no warning in the first quarter.
     """
     cause = diagnose(row) if row["epoch"] - 1 >= max(GRACE_EPOCHS, GRACE * epochs) else None
     if cause:
@@ -160,12 +158,12 @@ def warn_of_collapse(row: Mapping[str, float], epochs: int) -> bool:
 def diagnose(row: Mapping[str, float]) -> str | None:
     """Name the likely cause if a row of a run's history shows a collapse.
 
-    Early in a training much of this is normal; a row after the first few epochs should be clean.
+    Early in a training much of this is normal, so use it after the first few epochs.
 
     Args:
         row: With any of "feature_std", "effective_rank", "loss", "chance",
-            "positive_similarity", "teacher_entropy" and "kl" (DINO). What is missing is not
-            looked at.
+            "positive_similarity", "teacher_entropy" and "kl" (DINO). Tests whose numbers are
+            missing are skipped.
 
     Returns:
         A sentence, or ``None`` if nothing looks wrong.
@@ -173,15 +171,15 @@ def diagnose(row: Mapping[str, float]) -> str | None:
     std, directions = row.get("feature_std", math.nan), row.get("effective_rank", math.nan)
     loss, chance = row.get("loss", math.nan), row.get("chance", math.nan)
     entropy = row.get("teacher_entropy", math.nan)
-    # A comparison with nan is false, so each test below is passed over without its numbers.
+    # A comparison with nan is false, so a test whose numbers are missing is skipped.
     if entropy > PINNED * chance:
         return (
             f"the teacher's output is uniform (entropy {entropy:.2f} of at most {chance:.2f}), so "
             "the loss is pinned at ln K: the centre alone wins. Sharpen it: a lower teacher "
             "temperature, or a slower centre"
         )
-    # Both nearly zero is a collapse only if all pictures choose alike: where the views leave an
-    # easy answer, the teacher is rightly sure of each.
+    # Both nearly zero is a collapse only if all pictures choose the same prototype: on easy data
+    # the teacher can rightly be certain about each picture.
     if entropy + row.get("kl", math.nan) < 0.01 * chance and not std > SPREAD:
         return (
             f"teacher and student agree on one prototype for every picture (loss {loss:.3f}): the "

@@ -1,8 +1,8 @@
-"""Random views: what a picture looks like when some of it does not matter.
+"""Random views (augmentations): changes to a picture that should not change its meaning.
 
-All views of a batch are made at once, on the device the pictures are on, and every picture
-draws its own parameters. Crops, shifts, turns and flips are one affine map of the pixel grid,
-so a view is resampled once however many of them it combines.
+All views of a batch are made at once, on the device of the pictures, and every picture draws
+its own parameters. Crops, shifts, rotations, shears and flips are combined into one affine map
+of the pixel grid, so each view is resampled at most once.
 """
 
 from typing import Annotated
@@ -35,34 +35,34 @@ Range = tuple[PositiveFloat, PositiveFloat]
 
 @settings
 class ViewsConfig:
-    """How a random view of a picture is made; zeros and ones leave it as it is.
+    """Describe the random views of a picture; the defaults leave it unchanged.
 
-    A crop that does not fit into the picture is cut off at its sides, where torchvision draws
-    another: with a largest area of 1 crops here are a little larger (see `affine`).
+    A crop that does not fit into the picture is cut to fit, while torchvision draws a new one.
+    With a largest area of 1, crops are therefore a little larger here (see `affine`).
     """
 
-    area: Range = (1.0, 1.0)  # smallest and largest part that a crop keeps
-    ratio: Range = (1.0, 1.0)  # smallest and largest width to height of a crop
-    shift: NonNegativeFloat = 0.0  # largest shift, a part of each side; black moves in
+    area: Range = (1.0, 1.0)  # smallest and largest fraction of the picture that a crop keeps
+    ratio: Range = (1.0, 1.0)  # smallest and largest ratio of a crop's width to its height
+    shift: NonNegativeFloat = 0.0  # largest shift, as a fraction of each side; black moves in
     turn: NonNegativeFloat = 0.0  # largest rotation either way, in radians
-    shear: NonNegativeFloat = 0.0  # largest shear either way, a slope
+    shear: NonNegativeFloat = 0.0  # largest shear either way, as a slope
     flip: Fraction = 0.0  # probability of a left-right flip
-    brightness: NonNegativeFloat = 0.0  # a factor is drawn from 1 ± this
+    brightness: NonNegativeFloat = 0.0  # the factor is drawn from 1 ± this
     contrast: NonNegativeFloat = 0.0  # likewise
     saturation: NonNegativeFloat = 0.0  # likewise
-    # Largest turn of the colour circle either way, a part of it.
+    # Largest shift of the hue either way, as a fraction of the colour circle.
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    jitter: Fraction = 1.0  # probability that the four colour changes happen at all
-    grey: Fraction = 0.0  # probability of losing all colour
+    jitter: Fraction = 1.0  # probability that the four colour changes are applied at all
+    grey: Fraction = 0.0  # probability of turning the picture grey
     solarise: Fraction = 0.0  # probability of inverting the bright pixels
-    erase: Fraction = 0.0  # side of a square that is made grey, as a fraction of each side
+    erase: Fraction = 0.0  # side of a square to paint grey, as a fraction of the picture's sides
 
 
 class Views(nn.Module):
-    """Makes one random view of every picture of a batch, as a `ViewsConfig` says.
+    """Make one random view of every picture of a batch, as described by a `ViewsConfig`.
 
-    A module without parameters or buffers: a state dict knows nothing of it, and whoever times a
-    step can hang a clock on it like on any other part.
+    It has no parameters or buffers, so it leaves no trace in a state dict. It is a module so
+    that a profiler's hooks can time it like any other part of a method.
     """
 
     def __init__(self, config: ViewsConfig) -> None:
@@ -75,14 +75,14 @@ class Views(nn.Module):
         generator: Random = None,
         size: int | None = None,
     ) -> Float[Tensor, "b 3 rows columns"]:
-        """Return views in float32 and in [0, 1]; the same generator state gives the same views.
+        """Return float32 views in [0, 1]; the same generator state gives the same views.
 
         Args:
             images: uint8, or floats in [0, 1].
             generator: Of random numbers, on the device of the images.
-            size: Side of the views in pixels; ``None`` keeps that of the pictures. A view is
-                resampled without a filter: below half the side of what it shows, fine stripes
-                turn into coarse ones.
+            size: Side of the views in pixels; ``None`` keeps the size of the pictures. There is no
+                low-pass filter: a view with less than half the resolution of what it shows turns
+                fine stripes into coarse ones (aliasing).
         """
         c = self.config
         out = as_float(images)
@@ -99,7 +99,7 @@ class Views(nn.Module):
                 size=size,
                 generator=generator,
             )
-        else:  # nothing to resample: whole pixels are moved, which is cheaper and sharper
+        else:  # shift by whole pixels instead of resampling, which is cheaper and stays sharp
             if c.shift:
                 down, across = (round(c.shift * side) for side in out.shape[2:])
                 out = pixel_shift(out, (down, across), generator)
@@ -132,22 +132,22 @@ def multi_crop(
 ) -> list[Float[Tensor, "b 3 rows columns"]]:
     """Make two global views of each picture and several smaller local ones.
 
-    A local view has fewer pixels, so a transformer gives it fewer tokens: many views cost
-    little more than two.
+    A local view has fewer pixels, so a transformer makes fewer tokens of it, and several local
+    views cost little.
 
     Args:
         images: uint8, or floats in [0, 1].
-        views: Makes a global view; it keeps the picture's size.
-        local_views: Makes a local view. What part of the picture it shows is its ``area``.
+        views: Makes the global views, at the size of the pictures.
+        local_views: Makes the local views. Its ``area`` says how much of the picture they show.
         local_size: Side of a local view in pixels.
-        local_crops: Number of local views of a picture; zero is allowed.
+        local_crops: Number of local views of each picture; zero is allowed.
         generator: Of random numbers, on the device of the images.
 
     Returns:
-        The two global views, then the local ones; row i of each shows picture i.
+        The two global views, then the local ones; row i of each view shows picture i.
 
     Raises:
-        ValueError: If the number of local views is negative or their size not positive.
+        ValueError: If the number of local views is negative, or their size is not positive.
 
     References:
         Caron et al. 2020, "Unsupervised Learning of Visual Features by Contrasting Cluster
@@ -155,10 +155,9 @@ def multi_crop(
     """
     if local_crops < 0 or local_size < 1:
         raise ValueError(
-            f"expected local_crops of at least 0 and local_size of at least 1; got {local_crops} "
-            f"and {local_size}"
+            f"expected local_crops >= 0 and local_size >= 1; got {local_crops} and {local_size}"
         )
-    # All views of one size are drawn at once: twice the batch, not the same work twice.
+    # Make all views of one size in one call, on a repeated batch, which is faster.
     out = list(views(images.repeat(2, 1, 1, 1), generator).chunk(2))
     if local_crops:
         copies = images.repeat(local_crops, 1, 1, 1)
