@@ -78,6 +78,8 @@ def in_any_process(here: bool, device: torch.device | str) -> bool:
         here: Whether it is true in this process.
         device: The device over which the processes communicate: NCCL cannot send CPU tensors.
     """
+    if process_count() == 1:
+        return here  # a GPU need not be waited for
     return bool(from_all_processes(torch.tensor([here], device=device)).any())
 
 
@@ -107,9 +109,6 @@ def step_seed(*parts: int) -> int:
     """Mix whole numbers (a run's seed, an epoch, a step, a process) into one seed of 63 bits."""
     text = ",".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-# --- signals ---
 
 
 @contextmanager

@@ -321,7 +321,7 @@ def test_prototypes_are_frozen_at_first_and_nothing_moves_them(batch):
     step(0.25)
     step(0.5)
     assert torch.equal(method.head.prototypes, start)
-    assert method.state_dict()["progress"] == 0.5
+    assert method.state_dict()["_extra_state"] == 0.5
     step(0.75)
     assert not torch.equal(method.head.prototypes, start)
 

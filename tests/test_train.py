@@ -497,7 +497,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(tmp_
         ({"epochs": 0}, "epochs=0 trains nothing"),
         ({"lr": -1.0}, "lr: .* greater than 0, got -1.0"),
         ({"warmup": 1.0}, "warmup: .* less than 1, got 1.0"),
-        ({"precision": "fp16"}, "precision: .*'bf16', got 'fp16'"),
+        ({"precision": "fp8"}, "precision: .*'fp16', got 'fp8'"),
         ({"batch_size": 97}, "holds 96 pictures, fewer than one batch of 97"),
     ],
 )

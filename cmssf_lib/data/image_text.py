@@ -81,9 +81,9 @@ class ImageTextData:
 
     @cached_property
     def caption_index(self) -> Int64[Tensor, " n"]:
-        """The index of each picture's caption in ``unique_captions``; shape ``(n,)``."""
+        """The index of each picture's caption in ``unique_captions``, ``(n,)``, on the CPU."""
         place = {caption: i for i, caption in enumerate(self.unique_captions)}
-        return torch.tensor([place[c] for c in self.captions], device=self.images.device)
+        return torch.tensor([place[caption] for caption in self.captions])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -100,10 +100,7 @@ class ImageTextData:
         return digest.hexdigest()[:16]
 
     def subset(self, indices: Rows) -> "ImageTextData":
-        """Return the pictures at these indices, in this order.
-
-        Args:
-            indices: Integers, or a mask such as ``data.labels == 3``.
+        """Return the pictures at these indices, or of a mask such as ``data.labels == 3``.
 
         Raises:
             ValueError: If nothing is chosen, or a mask and the data differ in length.
@@ -178,15 +175,17 @@ class Batch:
     def part(self, number: int, of: int) -> "Batch":
         """Return part ``number`` (from 0) of ``of`` equal parts; each process trains on one."""
         first, last = number * len(self) // of, (number + 1) * len(self) // of
-        rows = torch.arange(first, last, device=self.index.device)
-        part = make_batch(self, rows)
+        rows = slice(first, last)
+        part = make_batch(self, torch.arange(first, last))
         return replace(part, index=self.index[rows], whole_index=self.caption_index[rows])
 
 
 def make_batch(source: ImageTextData | Batch, rows: Int64[Tensor, " b"]) -> Batch:
     """Make a batch of these rows of a data set or of a larger batch."""
     captions = source.captions if isinstance(source, Batch) else source.unique_captions
-    used, caption_index = torch.unique(source.caption_index[rows], return_inverse=True)
+    # On the CPU, where the strings are: it would have to wait for a GPU's numbers.
+    used, own = torch.unique(source.caption_index.cpu()[rows.cpu()], return_inverse=True)
+    rows, caption_index = (x.to(source.images.device, non_blocking=True) for x in (rows, own))
     # index_select copies whole pictures: ten times as fast as images[rows], which copies bytes.
     return Batch(
         images=source.images.index_select(0, rows),
@@ -239,7 +238,7 @@ def batches(
     order = torch.randperm(n, generator=random) if shuffle else torch.arange(n)
     if drop_last:
         order = order[: n - n % batch_size]
-    for rows in torch.split(order.to(data.images.device), batch_size)[start:]:
+    for rows in torch.split(order, batch_size)[start:]:
         yield make_batch(data, rows)
 
 

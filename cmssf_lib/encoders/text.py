@@ -23,7 +23,7 @@ from transformers import (
 from cmssf_lib.settings import BelowOne, settings
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-Tokens = tuple[Int[Tensor, "captions length"], Int[Tensor, "captions length"]]  # ids and mask
+Ids = Int[Tensor, "captions length"]
 
 
 @settings
@@ -107,7 +107,7 @@ class TextEncoder(nn.Module):
             self.tokenizer.model_max_length = min(longest, positions)
         self.width = int(self.backbone.config.hidden_size)
         # The tokens of the last call, by its captions and device.
-        self._last: dict[tuple[tuple[str, ...], torch.device], Tokens] = {}
+        self._last: dict[tuple[tuple[str, ...], torch.device], tuple[Ids, Ids | None]] = {}
 
     @property
     def words(self) -> list[str]:
@@ -125,15 +125,18 @@ class TextEncoder(nn.Module):
         hidden: Tensor = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
         return hidden[:, 0]  # (captions, length, width) -> [CLS] comes first
 
-    def _tokenized(self, captions: Sequence[str]) -> Tokens:
-        """Return the tokens of the captions, reusing those of the last call for the same captions.
+    def _tokenized(self, captions: Sequence[str]) -> tuple[Ids, Ids | None]:
+        """Return token ids, and their mask if any are padding; the last call's are kept.
 
         Where captions are class names, every training step passes the same ones. With cached
         picture features, tokenizing them again would take a thirtieth of the step.
         """
         asked, device = tuple(captions), self.backbone.device
         if (asked, device) not in self._last:
-            self._last = {(asked, device): tokenize(self.tokenizer, captions, device)}
+            ids, mask = tokenize(self.tokenizer, captions)
+            # Without a mask, transformers need not look on a GPU whether it hides anything.
+            padded = None if mask.all() else mask.to(device)
+            self._last = {(asked, device): (ids.to(device), padded)}
         return self._last[asked, device]
 
 
@@ -179,7 +182,7 @@ def word_tokenizer(captions: Sequence[str], max_length: int) -> PreTrainedTokeni
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], device: torch.device | str = "cpu"
-) -> Tokens:
+) -> tuple[Ids, Ids]:
     """Turn captions into token ids, all padded to the longest caption of this call.
 
     Long captions and unknown words are errors: cutting or dropping them would change the meaning.

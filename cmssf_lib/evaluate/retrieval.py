@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from cmssf_lib.evaluate.neighbours import TIE, require_one_a_row, require_rows, similar_blocks
-from cmssf_lib.methods.base import similarities
+from cmssf_lib.losses.precision import similarities
 
 
 def retrieval(

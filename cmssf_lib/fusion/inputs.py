@@ -76,7 +76,7 @@ def collect_masks(inputs: Inputs, present: Masks, modalities: tuple[str, ...]) -
         if mask.shape != (n,):
             raise ValueError(f"the mask of {name!r} has shape {tuple(mask.shape)}; expected ({n},)")
         presence[:, modalities.index(name)] = mask.to(example.device)
-    if len(nothing := (~presence.any(dim=1)).nonzero()):
+    if present and len(nothing := (~presence.any(dim=1)).nonzero()):
         raise ValueError(f"example {int(nothing[0])} has no modality: remove the example")
     return presence
 
@@ -165,14 +165,15 @@ class FusionModel(nn.Module):
             "not real") in the rows of examples without it; and which example has which modality.
         """
         presence = collect_masks(inputs, present, self.config.modalities)
-        if self.training and self.hides_inputs:
-            presence = hide(presence, self.config.modality_dropout)
+        dropout = self.config.modality_dropout if self.training and self.hides_inputs else 0.0
+        presence = hide(presence, dropout)
+        everyone = not present and not dropout  # known without waiting for a GPU
         found = {}
         for (name, module), here in zip(modules.items(), presence.T, strict=True):
-            if here.any():
-                result = module(inputs[name] if here.all() else inputs[name][here])
+            if name in inputs and (everyone or here.any()):
+                result = module(inputs[name] if everyone or here.all() else inputs[name][here])
                 parts = result if isinstance(result, tuple) else (result,)
-                found[name] = tuple(in_place(part, here) for part in parts)
+                found[name] = parts if everyone else tuple(in_place(x, here) for x in parts)
         return found, presence
 
     def vectors(

@@ -156,7 +156,8 @@ def words(ids: Int64[Tensor, "b n"], vocabulary: int, length: int) -> Real:
         raise ValueError(f"text must be int64 token ids (b, n); got {ids.dtype} {tuple(ids.shape)}")
     if ids.shape[1] > length:
         raise ValueError(f"got a text of {ids.shape[1]} tokens, but max_length is {length}")
-    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+    on_cpu = ids.device.type == "cpu"  # on a GPU, looking at the ids would wait for it
+    if on_cpu and ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
         raise ValueError(
             f"token ids run from {int(ids.min())} to {int(ids.max())}; this model knows 0 to "
             f"{vocabulary - 1}: use the tokenizer it was built with"

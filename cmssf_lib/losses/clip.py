@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cmssf_lib.losses.chunked import chunked_loss
-from cmssf_lib.losses.precision import in_float32, require_pairs
+from cmssf_lib.losses.precision import group_numbers, in_float32, require_pairs
 
 LogitScale = Float[Tensor, ""] | float
 
@@ -191,7 +191,7 @@ def duplicate_floor(
         raise ValueError(
             f"groups has shape {tuple(groups.shape)}; expected one number per pair, at least one."
         )
-    _, group, size = torch.unique(groups, return_inverse=True, return_counts=True)
+    group, size = group_numbers(groups)
     return size[group].to(dtype).log().mean()  # size[group]: (batch,)
 
 
@@ -235,6 +235,10 @@ def _require_valid(
         raise ValueError(
             f"groups has shape {tuple(groups.shape)}; expected one number per pair ({len(image)},)."
         )
+    if chunk < 0:
+        raise ValueError(f"chunk is {chunk}; expected the number of rows at a time, or 0 for all.")
+    if isinstance(logit_scale, Tensor) and logit_scale.device.type != "cpu":
+        return  # to look at it, the CPU would have to wait for the GPU
     # Detached only for this check: `logit_scale` itself stays in the graph.
     value = float(logit_scale.detach()) if isinstance(logit_scale, Tensor) else logit_scale
     if value <= 0:
@@ -242,5 +246,3 @@ def _require_valid(
             f"logit_scale is {value}; expected the multiplier 1 / temperature, > 0. "
             "If you hold its logarithm, pass log_scale.exp()."
         )
-    if chunk < 0:
-        raise ValueError(f"chunk is {chunk}; expected the number of rows at a time, or 0 for all.")

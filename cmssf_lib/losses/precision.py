@@ -1,4 +1,4 @@
-"""What all losses share: arithmetic in at least float32, and checks of their arguments."""
+"""What the losses share: arithmetic in at least float32, similarities, checks of arguments."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -7,8 +7,9 @@ from functools import reduce, wraps
 from typing import Any, ParamSpec
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+from torch.nn import functional as F
 
 P = ParamSpec("P")
 
@@ -49,6 +50,55 @@ def _floats(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from _floats(x)
         elif isinstance(x, Tensor) and x.is_floating_point():
             yield x
+
+
+def group_numbers(groups: Int[Tensor, " n"]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Number the groups from 0, and count their rows.
+
+    `torch.unique` does the same, but its result has as many rows as there are groups, so a GPU
+    would have to finish all earlier work first.
+
+    Args:
+        groups: Equal values mark rows of the same group.
+
+    Returns:
+        The number of each row's group, and the size of each group, with zeros at the end.
+    """
+    ranked, order = groups.sort()
+    steps = (ranked[1:] != ranked[:-1]).cumsum(0)
+    number = torch.zeros_like(groups).scatter(0, order[1:], steps.to(groups.dtype))
+    return number, torch.zeros_like(groups).scatter_add(0, number, torch.ones_like(groups))
+
+
+@torch.no_grad()
+def similarities(
+    a: Float[Tensor, "b dim"], b: Float[Tensor, "b dim"], groups: Int[Tensor, " b"] | None = None
+) -> dict[str, Float[Tensor, ""]]:
+    """Return the mean cosine similarity of positive pairs, and of negative pairs.
+
+    No matrix of all pairs is needed: the sum over all pairs is the dot product of the sum of ``a``
+    and the sum of ``b``. Within a group the same holds for the group's sums.
+
+    Args:
+        a: Embeddings of the first views, or of the pictures; at least two.
+        b: Embeddings of the second views, or of the captions; row i belongs to row i of ``a``.
+        groups: Equal numbers mark rows that are not negatives of each other, such as pictures
+            with the same caption. ``None`` puts each row in a group of its own.
+
+    Returns:
+        "positive_similarity", between row i of ``a`` and of ``b``, and "negative_similarity",
+        between rows of different groups; the latter is zero if there is only one group.
+    """
+    a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
+    own, everywhere, n = (a * b).sum(), a.sum(dim=0) @ b.sum(dim=0), len(a)
+    if groups is None:
+        negative = (everywhere - own) / (n * (n - 1))
+    else:
+        group, size = group_numbers(groups)
+        sums = [x.new_zeros(len(size), x.shape[1]).index_add_(0, group, x) for x in (a, b)]
+        pairs = n**2 - size.square().sum()
+        negative = (everywhere - (sums[0] * sums[1]).sum()) / pairs.clamp(min=1)
+    return {"positive_similarity": own / n, "negative_similarity": negative}
 
 
 def require_pairs(a: Shaped[Tensor, "..."], b: Shaped[Tensor, "..."]) -> None:

@@ -5,9 +5,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cmssf_lib.data.image_text import Batch
 from cmssf_lib.machine import fastest_device
@@ -135,34 +134,3 @@ def require_two_pictures(batch: Batch, user: str = "a contrastive loss") -> None
             f"a batch of {len(batch)} is too small for {user}: expected at least two pictures. "
             "Use a larger batch, or drop the last incomplete one"
         )
-
-
-@torch.no_grad()
-def similarities(
-    a: Float[Tensor, "b dim"], b: Float[Tensor, "b dim"], groups: Int[Tensor, " b"] | None = None
-) -> dict[str, Float[Tensor, ""]]:
-    """Return the mean cosine similarity of positive pairs, and of negative pairs.
-
-    No matrix of all pairs is needed: the sum over all pairs is the dot product of the sum of ``a``
-    and the sum of ``b``. Within a group the same holds for the group's sums.
-
-    Args:
-        a: Embeddings of the first views, or of the pictures; at least two.
-        b: Embeddings of the second views, or of the captions; row i belongs to row i of ``a``.
-        groups: Equal numbers mark rows that are not negatives of each other, such as pictures
-            with the same caption. ``None`` puts each row in a group of its own.
-
-    Returns:
-        "positive_similarity", between row i of ``a`` and of ``b``, and "negative_similarity",
-        between rows of different groups; the latter is zero if there is only one group.
-    """
-    a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
-    own, everywhere, n = (a * b).sum(), a.sum(dim=0) @ b.sum(dim=0), len(a)
-    if groups is None:
-        negative = (everywhere - own) / (n * (n - 1))
-    else:
-        _, group, size = groups.unique(return_inverse=True, return_counts=True)
-        sums = [x.new_zeros(len(size), x.shape[1]).index_add_(0, group, x) for x in (a, b)]
-        pairs = n**2 - size.square().sum()
-        negative = (everywhere - (sums[0] * sums[1]).sum()) / pairs.clamp(min=1)
-    return {"positive_similarity": own / n, "negative_similarity": negative}

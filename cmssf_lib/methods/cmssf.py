@@ -27,8 +27,9 @@ from cmssf_lib.losses import (
     multi_positive_loss,
 )
 from cmssf_lib.losses.chunked import in_parts
+from cmssf_lib.losses.precision import similarities
 from cmssf_lib.machine import from_all_processes
-from cmssf_lib.methods.base import Images, Method, similarities
+from cmssf_lib.methods.base import Images, Method
 from cmssf_lib.settings import settings
 from cmssf_lib.views import Views, ViewsConfig
 

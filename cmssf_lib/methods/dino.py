@@ -111,7 +111,6 @@ class DINO(Method):
 
     lasting = ("teacher_encoder.",)
     centre: Tensor
-    progress: Tensor
 
     def __init__(self, image_encoder: ImageEncoder, config: DINOConfig) -> None:
         super().__init__()
@@ -124,7 +123,7 @@ class DINO(Method):
         self.teacher_encoder = momentum_copy(self.image_encoder)
         self.teacher_head = momentum_copy(self.head)
         self.register_buffer("centre", torch.zeros(config.prototypes))
-        self.register_buffer("progress", torch.tensor(0.0))
+        self.progress = 0.0
 
     def loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Compare the outputs of student and teacher for different views of each picture.
@@ -150,7 +149,7 @@ class DINO(Method):
         if count:
             small = self.image_encoder.encode(torch.cat(crops[2:]), size=size)
             features = torch.cat([features, small])  # (views · b, width)
-        logits, z = self.head(features, frozen=float(self.progress) < c.freeze_last)
+        logits, z = self.head(features, frozen=self.progress < c.freeze_last)
         with torch.no_grad():
             teacher = self.teacher_head(self.teacher_encoder.encode(large))[0].chunk(2)
         temperatures = (c.student_temperature, c.teacher_temperature)
@@ -178,7 +177,15 @@ class DINO(Method):
         momentum = momentum_schedule(progress, self.config.momentum)
         momentum_update(self.image_encoder, self.teacher_encoder, momentum)
         momentum_update(self.head, self.teacher_head, momentum)
-        self.progress.fill_(progress)
+        self.progress = progress
+
+    def get_extra_state(self) -> Float[Tensor, ""]:
+        """Save the progress with the weights, so that an interrupted run resumes exactly."""
+        return torch.tensor(self.progress, dtype=torch.float64)
+
+    def set_extra_state(self, state: Float[Tensor, ""]) -> None:
+        """Restore what `get_extra_state` returned."""
+        self.progress = float(state)
 
     def features(self, images: Images) -> Float[Tensor, "b width"]:
         """Return the teacher's [CLS] vector, without head or views."""

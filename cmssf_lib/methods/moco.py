@@ -180,11 +180,12 @@ def momentum_update(online: nn.Module, target: nn.Module, momentum: float) -> No
             f"the two networks differ in {', '.join(differ[:5])}: the target must be a "
             "momentum_copy of the online network"
         )
-    for name, value in moved.items():
-        if value.is_floating_point():
-            value.lerp_(source[name], 1 - momentum)
-        else:
-            value.copy_(source[name])
+    floats = [name for name, value in moved.items() if value.is_floating_point()]
+    # All at once: on a GPU one operation, not one for each tensor.
+    old, new = [moved[name] for name in floats], [source[name] for name in floats]
+    torch._foreach_lerp_(old, new, 1 - momentum)
+    for name in moved.keys() - floats:
+        moved[name].copy_(source[name])
 
 
 def momentum_schedule(progress: float, start: float) -> float:

@@ -16,7 +16,8 @@ from torch import Tensor
 from cmssf_lib.data import Batch
 from cmssf_lib.encoders import ImageEncoder, ProjectionHead
 from cmssf_lib.losses import nt_xent
-from cmssf_lib.methods.base import Method, require_two_pictures, similarities
+from cmssf_lib.losses.precision import similarities
+from cmssf_lib.methods.base import Method, require_two_pictures
 from cmssf_lib.settings import settings
 from cmssf_lib.views import Views, ViewsConfig
 

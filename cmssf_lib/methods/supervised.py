@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from cmssf_lib.data import Batch
 from cmssf_lib.encoders import ImageEncoder, ProjectionHead
 from cmssf_lib.losses import supcon_loss
-from cmssf_lib.methods.base import Method, require_two_pictures, similarities
+from cmssf_lib.losses.precision import similarities
+from cmssf_lib.methods.base import Method, require_two_pictures
 from cmssf_lib.settings import settings
 from cmssf_lib.views import Views, ViewsConfig
 
@@ -75,12 +76,13 @@ class Supervised(Method):
         Raises:
             ValueError: If a label is not one of the classes, or SupCon gets a single picture.
         """
-        low, high = int(batch.labels.min()), int(batch.labels.max())
-        if low < 0 or high >= self.classes:
-            raise ValueError(
-                f"the labels run from {low} to {high}, but there are {self.classes} classes "
-                f"(0 to {self.classes - 1})"
-            )
+        if batch.labels.device.type == "cpu":  # on a GPU, looking at them would wait for it
+            low, high = int(batch.labels.min()), int(batch.labels.max())
+            if low < 0 or high >= self.classes:
+                raise ValueError(
+                    f"the labels run from {low} to {high}, but there are {self.classes} classes "
+                    f"(0 to {self.classes - 1})"
+                )
         return self._supcon(batch) if self.config.loss == "supcon" else self._classify(batch)
 
     def _classify(self, batch: Batch) -> dict[str, Tensor]:

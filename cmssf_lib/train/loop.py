@@ -84,12 +84,12 @@ def fit(
                 # 6. Backpropagate.
                 accelerator.backward(losses["loss"])
                 norm = accelerator.clip_grad_norm_(trained, largest)
-                session.require_finite(losses["loss"], norm)
+                session.check(losses, norm)  # stops here if one is not finite
 
                 # 7. Update.
                 optimizer.step()
                 optimizer.zero_grad()
                 session.done += 1
                 method.after_step(session.done / session.steps)
-                session.note(losses)
+                session.save_or_stop()
     return run

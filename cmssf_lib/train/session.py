@@ -5,7 +5,6 @@ A `Session` is opened once a training and cleans up in one place, after errors t
 
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -22,8 +21,9 @@ from cmssf_lib.data.image_text import Batch, ImageTextData, batches
 from cmssf_lib.files import lock_folder, read_checkpoint, write_checkpoint
 from cmssf_lib.methods.base import Method
 from cmssf_lib.runs import Run
-from cmssf_lib.train import steps as step_rules
-from cmssf_lib.train.watch import OVERHEAD, Stopwatch, signs_of_collapse, warn_of_collapse
+from cmssf_lib.train import speed, steps as step_rules
+from cmssf_lib.train.threads import Pace
+from cmssf_lib.train.watch import OVERHEAD, Stopwatch, warn_of_collapse
 
 
 @dataclass(eq=False)
@@ -52,7 +52,7 @@ class Session:
         self.steps_an_epoch = len(self.data) // self.config.batch_size
         self.steps = self.steps_an_epoch * self.config.epochs
         self.stopwatch, self.warned = Stopwatch(), False
-        self.sums: dict[str, float] = defaultdict(float)  # of the current epoch's steps
+        self.threads: int | None = None  # of an interrupted run
         self.seconds = 0.0  # of the current epoch, before it was interrupted
 
     @contextmanager
@@ -61,11 +61,13 @@ class Session:
         run, method, config = self.run, self.method, self.config
         with ExitStack() as stack:
             # Several processes can only train on the CPU if accelerate is told to use it.
-            cpu = machine.fastest_device().type == "cpu"
+            cpu = (fastest := machine.fastest_device()).type == "cpu"
+            precision = step_rules.precision_on(fastest, config.precision)
             # Otherwise accelerate would keep the precision and device of an earlier training.
             AcceleratorState._reset_state(reset_partial_state=machine.process_count() == 1)
-            self.accelerator = Accelerator(mixed_precision=config.precision, cpu=cpu)
+            self.accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
             self.first, device = self.accelerator.is_main_process, self.accelerator.device
+            self.log = speed.Log(run, device, self.steps_an_epoch, precision == "fp16")
             if self.first and run.path is not None:
                 stack.enter_context(lock_folder(run.path))
             step_rules.require_one_model(method, config, self.accelerator.num_processes)
@@ -79,13 +81,17 @@ class Session:
             machine.keep_freed_memory()
             before = Run.load(run.path).environment if run.path is not None and run.begun else None
             here = machine.environment(device, before)
-            run.environment |= here | {"processes": self.accelerator.num_processes}
+            here |= {"processes": self.accelerator.num_processes, "precision": precision}
+            run.environment |= here
             self.optimizer = step_rules.make_optimizer(method, config)
             self.done = self._load()
             self.accelerator.wait_for_everyone()  # all processes have read before the first writes
             self.data = self.data.to(device)
             self.model, self.optimizer = self.accelerator.prepare(method, self.optimizer)
             self.room: AbstractContextManager[None] = step_rules.within_memory(device)
+            alone = device.type == "cpu" and self.accelerator.num_processes == 1
+            self.pace = Pace(self.threads, steps=self.steps - self.done if alone else 0)
+            stack.callback(self.pace.end)
             self.saved_at = time.monotonic()
             yield self
             self._finish()
@@ -97,6 +103,7 @@ class Session:
         for epoch in range(self.done // self.steps_an_epoch, self.config.epochs):
             self.method.train()
             self.stopwatch.reset()
+            self.pace.rest()
             self.started, taken = time.monotonic(), self.done % self.steps_an_epoch
             hidden = not (self.progress and self.first) or bool(os.environ.get("TQDM_DISABLE"))
             with tqdm(
@@ -127,42 +134,43 @@ class Session:
             yield
         self.room = nullcontext()
 
-    def require_finite(self, loss: Float[Tensor, ""], norm: Float[Tensor, ""]) -> None:
-        """Stop before an update that would destroy the weights.
+    def check(self, losses: dict[str, Tensor], norm: Float[Tensor, ""]) -> None:
+        """Log a step's numbers, and stop before an update that would destroy the weights.
 
         Raises:
-            FloatingPointError: If the loss or the norm of its gradient is not a finite number.
+            FloatingPointError: If the loss or the norm of its gradient is not a finite number. On
+                a GPU that may be noticed up to `speed.READ_EVERY` steps later.
         """
         with self.stopwatch("logging"):
-            if torch.isfinite(loss) and torch.isfinite(norm):
-                return
-        where = f"The last checkpoint in {self.run.path} is untouched. " if self.run.begun else ""
-        raise FloatingPointError(
-            f"the loss is {loss.item():.4g} and the gradient's norm {norm.item():.4g} in epoch "
-            f"{self.done // self.steps_an_epoch + 1}, step {self.done + 1}: training stopped "
-            f"before the step. {where}Try a lower learning rate, a longer warm-up or clip=1"
-        )
+            self.log.add(self.done, losses, norm)
 
-    def note(self, losses: dict[str, Tensor]) -> None:
-        """Add up a step's numbers for the history, and save or stop if it is time.
+    def save_or_stop(self) -> None:
+        """Write a checkpoint in the middle of an epoch if it is time, or after a signal.
 
         Raises:
-            KeyboardInterrupt: In the middle of an epoch, after a checkpoint was written.
+            KeyboardInterrupt: After a signal, when the checkpoint is written.
         """
         with self.stopwatch("logging"):
-            if "embeddings" in losses:
-                losses |= signs_of_collapse(losses.pop("embeddings"))
-            for key, value in losses.items():
-                self.sums[key] += float(value.detach())
             self.bar.update(self.config.batch_size)
-            self.bar.set_postfix(loss=f"{float(losses['loss'].detach()):.3f}", refresh=False)
+            self.bar.set_postfix(loss=f"{self.log.loss:.3f}", refresh=False)
             due = time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
             stop = self._interrupted()
             if (due or stop) and self.done % self.steps_an_epoch:
                 self._save(self.seconds + time.monotonic() - self.started)
+            if self.pace.asks():
+                self._choose_threads()
         if stop and self.done % self.steps_an_epoch:
             where = f"; go on with the folder {self.run.path}" if self.run.path else ""
             raise KeyboardInterrupt(f"stopped after step {self.done} of {self.steps}{where}")
+
+    def _choose_threads(self) -> None:
+        """Time steps of a copy, and go on in the way that is fastest now."""
+        batch = next(batches(self.data, self.config.batch_size, seed=self.config.seed))
+        if way := self.pace.choose(self.method, batch):
+            ways = self.run.environment.setdefault("threads_from_step", {})
+            ways[str(self.done)], self.run.environment["threads"] = str(way), way.threads
+            if not self.bar.disable:
+                self.bar.write(f"training goes on with {way}, the fastest on this machine now")
 
     def _end_epoch(self, epoch: int) -> None:
         """Add one row to the history, and write a checkpoint."""
@@ -171,7 +179,7 @@ class Session:
         seconds, parts = here + self.seconds, self.stopwatch.reset()
         row = {
             "epoch": float(epoch + 1),
-            **{key: total / self.steps_an_epoch for key, total in self.sums.items()},
+            **self.log.means(),
             "lr": step_rules.learning_rate(self.done - 1, self.steps, config),
             "seconds": seconds,
             "images_per_second": self.steps_an_epoch * config.batch_size / seconds,
@@ -182,7 +190,6 @@ class Session:
             row |= {key: float(value) for key, value in self.each_epoch(self.method).items()}
         run.history.append(row)
         run.environment |= machine.peak_memory(self.accelerator.device)
-        self.sums.clear()
         if self.first:
             self.warned = self.warned or warn_of_collapse(row, config.epochs)
             run.save()
@@ -218,7 +225,8 @@ class Session:
         if run.checkpoint.is_file():
             kept = read_checkpoint(run.checkpoint, self.method, self.optimizer)
             run.history, self.seconds = kept["history"], kept["seconds"]
-            self.sums.update(kept["sums"])
+            self.threads = kept["threads"]
+            self.log.sums = {key: (total, count) for key, (total, count) in kept["sums"].items()}
             return int(kept["done"])
         if self.first:
             weights = sum(t.nbytes for t in self.method.state_dict().values())
@@ -229,8 +237,9 @@ class Session:
 
     def _save(self, seconds: float) -> None:
         """Write a checkpoint, ``seconds`` into the current epoch."""
+        self.log.read()  # never save weights that a loss which is not finite has destroyed
         if self.run.checkpoint is not None and self.first:
-            kept = {"done": self.done, "seconds": seconds, "sums": dict(self.sums)}
-            kept["history"] = self.run.history
+            kept = {"done": self.done, "seconds": seconds, "sums": self.log.sums}
+            kept |= {"history": self.run.history, "threads": torch.get_num_threads()}
             write_checkpoint(self.run.checkpoint, self.method, self.optimizer, kept)
         self.saved_at = time.monotonic()

@@ -12,20 +12,20 @@ from typing import Any, Literal
 import psutil
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from timm.optim import Muon
 from torch import Tensor, nn
 
 from cmssf_lib.data.image_text import ImageTextData
 from cmssf_lib.methods.base import Method
 from cmssf_lib.settings import BelowOne, settings
+from cmssf_lib.train.speed import QUINTIC, Muon
 
 # fused: one call for all parameters. Without it a step of DINO's quick preset takes a sixth longer.
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "adamw": partial(torch.optim.AdamW, fused=True),
-    # timm's Muon, since PyTorch's refuses convolutions. With its default scale an update is as
-    # large as AdamW's, so both can use the same learning rate.
-    "muon": partial(Muon, nesterov=True, betas=(0.9, 0.999)),
+    # timm's, since PyTorch's refuses convolutions. With its default scale an update is as large as
+    # AdamW's, so both can use the same learning rate.
+    "muon": partial(Muon, nesterov=True, betas=(0.9, 0.999), ns_coefficients=QUINTIC),
 }
 
 
@@ -45,10 +45,24 @@ class TrainConfig:
     warmup: BelowOne  # fraction of all steps over which the learning rate rises to `lr`
     clip: NonNegativeFloat  # largest norm of the gradient; 0 for no limit
     seed: int = 0  # of all randomness
-    # Accelerate's mixed precision. Not fp16: its gradient scaler finds the scale by skipping steps.
-    precision: Literal["no", "bf16"] = "no"
+    # Of the encoders; losses and norms stay in float32. "auto": see `precision_on`.
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     checkpoint_minutes: NonNegativeFloat = 5.0  # between checkpoints; each epoch also ends with one
     half_weights: bool = False  # round the matrices to half precision at the end, before evaluation
+
+
+def precision_on(device: torch.device, precision: str) -> str:
+    """Return the mixed precision to train in: "no" (float32), "bf16" or "fp16".
+
+    "auto" chooses what a GPU computes fastest: bfloat16, or on older ones (before Ampere, such as
+    Colab's T4) float16, with a scaler that keeps small gradients from becoming zero. Elsewhere
+    float32: CPUs without bfloat16 emulate it slowly.
+    """
+    if precision != "auto":
+        return precision
+    if device.type != "cuda":
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def require_trainable(config: TrainConfig, data: ImageTextData) -> None:
