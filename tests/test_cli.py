@@ -1,6 +1,7 @@
 """The command line: the four commands end to end on tiny runs, and what it says of mistakes."""
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cmssf_lib import cli
+from cmssf_lib import cli, machine
 from cmssf_lib.build import build, preset_of, run_config, trained as trained_method
 from cmssf_lib.cli import training
 from cmssf_lib.data import digit_scenes, load
@@ -43,6 +44,48 @@ def trained(tmp_path_factory):
     command = ["train", "cmssf", "--preset=quick", "--train.epochs=2", f"--run={folder}", *TINY]
     assert cli.main(command) == 0
     return folder
+
+
+def test_several_seeds_are_one_command_and_a_run_each(tmp_path, capsys, trained):
+    command = ["train", "cmssf", "--preset=quick", "--train.epochs=2", f"--run={tmp_path / 'it'}"]
+    assert cli.main([*command, *TINY, "--seeds=2", "--train.seed=0"]) == 0
+    printed = capsys.readouterr().out
+    assert "seed 0: cmssf on digit scenes" in printed
+    assert "seed 1: cmssf on digit scenes" in printed
+    first, second = (Run.load(tmp_path / f"it-s{seed}") for seed in range(2))
+    assert first.results == Run.load(trained).results  # as if it had been trained by itself
+    assert (first.config["train"]["seed"], second.config["train"]["seed"]) == (0, 1)
+    assert first.history != second.history
+    assert cli.main([*command, *TINY, "--seeds=2"]) == 2  # both are finished
+    assert "seed 0, 1 failed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("device", "at_once"), [("cuda", 3), ("cpu", 1), ("mps", 1)])
+def test_seeds_are_trained_side_by_side_on_a_gpu_and_else_in_turn(monkeypatch, device, at_once):
+    running, most = 0, 0
+    together = threading.Barrier(at_once, timeout=20)
+
+    class Training:
+        stdout, returncode = (), 0
+
+        def __init__(self, command, **_):
+            assert command[-4:-2] == ["--seeds", "1"]
+
+        def __enter__(self):
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            together.wait()
+            return self
+
+        def __exit__(self, *_):
+            nonlocal running
+            running -= 1
+
+    monkeypatch.setattr(training, "Popen", Training)
+    monkeypatch.setattr(machine, "fastest_device", lambda: torch.device(device))
+    training.train_seeds(["simclr", "--seeds", "3"], None, 5, 3)
+    assert most == at_once
 
 
 def test_train_leaves_a_whole_record(trained):

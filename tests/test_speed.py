@@ -24,9 +24,10 @@ from cmssf_lib.data import batches, digit_scenes
 from cmssf_lib.losses.precision import group_numbers
 from cmssf_lib.methods import Method
 from cmssf_lib.runs import Run
-from cmssf_lib.train import fit, speed, threads
+from cmssf_lib.train import fit, muon, threads
+from cmssf_lib.train.log import READ_EVERY, Log
+from cmssf_lib.train.muon import QUINTIC, Muon
 from cmssf_lib.train.session import Session
-from cmssf_lib.train.speed import QUINTIC, READ_EVERY, Log, Muon
 from cmssf_lib.train.steps import precision_on
 from cmssf_lib.train.threads import Pace, Way
 
@@ -73,7 +74,7 @@ def trained_by(kind, steps=3, lr=0.02):
 def in_float32(monkeypatch):
     exact = functools.partial(timm.optim.muon.zeropower_via_newtonschulz, dtype=torch.float32)
     monkeypatch.setattr(timm.optim.muon, "zeropower_via_newtonschulz", exact)
-    monkeypatch.setattr(speed, "has_bfloat16", lambda _: False)
+    monkeypatch.setattr(muon, "has_bfloat16", lambda _: False)
 
 
 def test_muon_in_batches_is_timms_muon(in_float32):
@@ -96,11 +97,11 @@ def test_matrices_of_one_shape_are_turned_together(monkeypatch):
         seen.append((tuple(matrices.shape), kwargs["dtype"]))
         return usual(matrices, *args, **kwargs)
 
-    usual = speed.zeropower_via_newtonschulz
-    monkeypatch.setattr(speed, "zeropower_via_newtonschulz", noted)
+    usual = muon.zeropower_via_newtonschulz
+    monkeypatch.setattr(muon, "zeropower_via_newtonschulz", noted)
     for has, dtype in ((False, torch.float32), (True, torch.bfloat16)):
         seen.clear()
-        monkeypatch.setattr(speed, "has_bfloat16", lambda _, has=has: has)
+        monkeypatch.setattr(muon, "has_bfloat16", lambda _, has=has: has)
         trained_by(Muon, steps=1)
         assert sorted(seen, key=str) == sorted(
             [
@@ -117,8 +118,8 @@ def test_matrices_of_one_shape_are_turned_together(monkeypatch):
 @pytest.mark.parametrize("has", [True, False])
 def test_muon_computes_in_bfloat16_only_where_the_processor_has_it(monkeypatch, has):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
-    assert speed.has_bfloat16(torch.device("cpu")) is has
-    assert not speed.has_bfloat16(torch.device("mps"))
+    assert muon.has_bfloat16(torch.device("cpu")) is has
+    assert not muon.has_bfloat16(torch.device("mps"))
 
 
 def test_a_run_by_muon_that_was_stopped_goes_on_bit_for_bit(tmp_path, data, monkeypatch):
@@ -219,7 +220,6 @@ def test_no_checkpoint_is_written_before_the_numbers_are_read(tmp_path, data, mo
             self.seen.append(None)
             return found if len(self.seen) < 8 else {"loss": found["loss"] * math.nan}
 
-    monkeypatch.setattr(speed, "READ_EVERY", 50)
     usual = Log.__init__
 
     def late(self, *args, **kwargs):

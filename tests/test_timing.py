@@ -3,14 +3,14 @@
 import pytest
 from torch import nn
 
-from cmssf_lib.train import Stopwatch, watch
+from cmssf_lib.train import Stopwatch, log
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A list with one number: the time it is."""
     now = [100.0]
-    monkeypatch.setattr(watch.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(log.time, "perf_counter", lambda: now[0])
     return now
 
 

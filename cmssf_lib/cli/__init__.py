@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from pydantic import PositiveInt
 from tyro.conf import Positional
 
 from cmssf_lib.cli import measure, search, training
@@ -59,6 +60,7 @@ class Asked:
     preset: str | None = None  # "quick", "standard" or "paper"; if not given, $CMSSF_PRESET
     pictures: Data = None  # folder of the pictures; if not given, $CMSSF_DATA
     run: str | None = None  # folder of the run; if not given, runs/METHOD-PRESET-sSEED
+    seeds: PositiveInt = 1  # trainings to do, from train.seed on; on a GPU side by side
 
 
 def train(words: Sequence[str]) -> None:
@@ -68,6 +70,9 @@ def train(words: Sequence[str]) -> None:
         ValueError: If the method or the preset is unknown, or a setting is invalid.
     """
     asked, chosen = read_settings(words)
+    if asked.seeds > 1:
+        training.train_seeds(words, asked.run, chosen.train.seed, asked.seeds)
+        return
     folder = Path(asked.run or f"runs/{asked.method}-{chosen.name}-s{chosen.train.seed}")
     training.train_run(chosen, asked.method, folder, shlex.join(["cmssf", "train", *words]))
 

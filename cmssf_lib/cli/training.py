@@ -1,7 +1,12 @@
 """``cmssf train``, ``evaluate`` and ``reproduce``: from a preset to a recorded run."""
 
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
 from typing import Annotated
 
 import tyro
@@ -19,6 +24,8 @@ from cmssf_lib.presets import Preset
 from cmssf_lib.runs import Run
 from cmssf_lib.train import cache_features, fit, flops_per_picture
 
+#: For `python -c`: what the command ``cmssf`` does.
+COMMAND = "import sys; from cmssf_lib.cli import main; sys.exit(main())"
 Data = Annotated[str | None, tyro.conf.arg(name="data", metavar="FOLDER")]
 
 
@@ -115,6 +122,44 @@ def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
         with lock_folder(folder):
             _measure(run, method, splits, validation, chosen)
     return run
+
+
+def train_seeds(words: Sequence[str], folder: str | None, first: int, count: int) -> None:
+    """Train once for each seed, in a process of its own: on a GPU all side by side.
+
+    One small training leaves most of a GPU idle. On the CPU they follow each other.
+
+    Args:
+        words: Of ``cmssf train``; ``--seeds`` among them.
+        folder: Of the runs, each with ``-sSEED`` behind; ``None`` for the usual ones.
+        first: The first seed.
+        count: Number of seeds.
+
+    Raises:
+        RuntimeError: If a training fails; the others go on.
+    """
+
+    def one(seed: int) -> int:
+        own = ["--seeds", "1", "--train.seed", str(seed)]
+        own += ["--run", f"{folder}-s{seed}"] if folder else []
+        command = [sys.executable, "-c", COMMAND, "train", *words, *own]
+        hidden = os.environ | {"TQDM_DISABLE": "1"}
+        with Popen(command, stdout=PIPE, stderr=STDOUT, text=True, env=hidden) as process:
+            for line in process.stdout or ():
+                print(f"seed {seed}: {line}", end="", flush=True)
+        return process.returncode
+
+    seeds = range(first, first + count)
+    side_by_side = count if machine.fastest_device().type == "cuda" else 1
+    with ThreadPoolExecutor(side_by_side) as pool:
+        trainings = [pool.submit(one, seed) for seed in seeds]
+        try:
+            failed = [s for s, training in zip(seeds, trainings, strict=True) if training.result()]
+        except KeyboardInterrupt:  # the processes have it too, and write their checkpoints
+            pool.shutdown(cancel_futures=True)
+            raise
+    if failed:
+        raise RuntimeError(f"the training of seed {', '.join(map(str, failed))} failed; see above")
 
 
 def _measure(

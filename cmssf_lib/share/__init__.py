@@ -18,4 +18,10 @@ from cmssf_lib.share.hub import (
     push_to_hub as push_to_hub,
     save_pretrained as save_pretrained,
 )
-from cmssf_lib.share.index import Hit as Hit, Index as Index, nearest as nearest
+from cmssf_lib.share.index import (
+    Changes as Changes,
+    Hit as Hit,
+    Index as Index,
+    Picture as Picture,
+    nearest as nearest,
+)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from typing import ClassVar, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -21,9 +22,19 @@ from cmssf_lib.data.image_text import Batch, ImageTextData, batches
 from cmssf_lib.files import lock_folder, read_checkpoint, write_checkpoint
 from cmssf_lib.methods.base import Method
 from cmssf_lib.runs import Run
-from cmssf_lib.train import speed, steps as step_rules
-from cmssf_lib.train.threads import Pace
-from cmssf_lib.train.watch import OVERHEAD, Stopwatch, warn_of_collapse
+from cmssf_lib.train import steps as step_rules
+from cmssf_lib.train.log import OVERHEAD, Log, Stopwatch
+from cmssf_lib.train.watch import warn_of_collapse
+
+
+class Beside(Protocol):
+    """Something that works beside the steps."""
+
+    def after_step(self) -> None:
+        """Do what is to be done after each step."""
+
+    def end(self) -> None:
+        """Clean up, after errors too."""
 
 
 @dataclass(eq=False)
@@ -36,6 +47,9 @@ class Session:
         optimizer: Of the method's parameters.
         done: Number of steps taken so far, of ``steps`` in total.
     """
+
+    #: Makers of what works beside the steps. `cmssf_lib.train` adds the choice of threads.
+    beside: ClassVar[list[Callable[["Session"], Beside]]] = []
 
     method: Method
     data: ImageTextData
@@ -67,7 +81,7 @@ class Session:
             AcceleratorState._reset_state(reset_partial_state=machine.process_count() == 1)
             self.accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
             self.first, device = self.accelerator.is_main_process, self.accelerator.device
-            self.log = speed.Log(run, device, self.steps_an_epoch, precision == "fp16")
+            self.log = Log(run, device, self.steps_an_epoch, precision == "fp16")
             if self.first and run.path is not None:
                 stack.enter_context(lock_folder(run.path))
             step_rules.require_one_model(method, config, self.accelerator.num_processes)
@@ -89,9 +103,9 @@ class Session:
             self.data = self.data.to(device)
             self.model, self.optimizer = self.accelerator.prepare(method, self.optimizer)
             self.room: AbstractContextManager[None] = step_rules.within_memory(device)
-            alone = device.type == "cpu" and self.accelerator.num_processes == 1
-            self.pace = Pace(self.threads, steps=self.steps - self.done if alone else 0)
-            stack.callback(self.pace.end)
+            self.helpers = [helper(self) for helper in self.beside]
+            for helper in self.helpers:
+                stack.callback(helper.end)
             self.saved_at = time.monotonic()
             yield self
             self._finish()
@@ -103,7 +117,6 @@ class Session:
         for epoch in range(self.done // self.steps_an_epoch, self.config.epochs):
             self.method.train()
             self.stopwatch.reset()
-            self.pace.rest()
             self.started, taken = time.monotonic(), self.done % self.steps_an_epoch
             hidden = not (self.progress and self.first) or bool(os.environ.get("TQDM_DISABLE"))
             with tqdm(
@@ -139,7 +152,7 @@ class Session:
 
         Raises:
             FloatingPointError: If the loss or the norm of its gradient is not a finite number. On
-                a GPU that may be noticed up to `speed.READ_EVERY` steps later.
+                a GPU that may be noticed up to `log.READ_EVERY` steps later.
         """
         with self.stopwatch("logging"):
             self.log.add(self.done, losses, norm)
@@ -157,20 +170,11 @@ class Session:
             stop = self._interrupted()
             if (due or stop) and self.done % self.steps_an_epoch:
                 self._save(self.seconds + time.monotonic() - self.started)
-            if self.pace.asks():
-                self._choose_threads()
+            for helper in self.helpers:
+                helper.after_step()
         if stop and self.done % self.steps_an_epoch:
             where = f"; go on with the folder {self.run.path}" if self.run.path else ""
             raise KeyboardInterrupt(f"stopped after step {self.done} of {self.steps}{where}")
-
-    def _choose_threads(self) -> None:
-        """Time steps of a copy, and go on in the way that is fastest now."""
-        batch = next(batches(self.data, self.config.batch_size, seed=self.config.seed))
-        if way := self.pace.choose(self.method, batch):
-            ways = self.run.environment.setdefault("threads_from_step", {})
-            ways[str(self.done)], self.run.environment["threads"] = str(way), way.threads
-            if not self.bar.disable:
-                self.bar.write(f"training goes on with {way}, the fastest on this machine now")
 
     def _end_epoch(self, epoch: int) -> None:
         """Add one row to the history, and write a checkpoint."""

@@ -3,7 +3,7 @@
 import errno
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,20 +12,20 @@ from typing import Any, Literal
 import psutil
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from timm.optim import Muon
 from torch import Tensor, nn
 
 from cmssf_lib.data.image_text import ImageTextData
 from cmssf_lib.methods.base import Method
 from cmssf_lib.settings import BelowOne, settings
-from cmssf_lib.train.speed import QUINTIC, Muon
 
 # fused: one call for all parameters. Without it a step of DINO's quick preset takes a sixth longer.
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, partial[Any]] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "adamw": partial(torch.optim.AdamW, fused=True),
     # timm's, since PyTorch's refuses convolutions. With its default scale an update is as large as
     # AdamW's, so both can use the same learning rate.
-    "muon": partial(Muon, nesterov=True, betas=(0.9, 0.999), ns_coefficients=QUINTIC),
+    "muon": partial(Muon, nesterov=True, betas=(0.9, 0.999)),
 }
 
 
@@ -186,7 +186,10 @@ def make_optimizer(method: nn.Module, config: TrainConfig) -> torch.optim.Optimi
             group["use_fallback"] = parameter not in maps
         alike = groups.setdefault(tuple(group.values()), {"params": [], **group})
         alike["params"].append(parameter)
-    return OPTIMIZERS[config.optimizer](list(groups.values()), lr=config.lr)
+    optimizer: torch.optim.Optimizer = OPTIMIZERS[config.optimizer](
+        list(groups.values()), lr=config.lr
+    )
+    return optimizer
 
 
 @torch.no_grad()

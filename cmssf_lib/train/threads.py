@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import torch
 
-from cmssf_lib.data.image_text import Batch
+from cmssf_lib.data.image_text import Batch, batches
 from cmssf_lib.methods.base import Method
+from cmssf_lib.train.session import Session
 
 FEWEST = 100  # steps of a training for which it is worth to choose
 ENOUGH = 0.25  # seconds in which short steps are timed
@@ -127,6 +128,39 @@ class Pace:
             sleeper.end()
         count = (os.cpu_count() or 1) // way.threads if way.sleeping else 0
         self.sleepers = [Sleeper() for _ in range(count)]
+
+
+class ChoiceOfThreads:
+    """Lets a training on the CPU compute in the way that is fastest; see `Pace`.
+
+    Args:
+        session: The training.
+    """
+
+    def __init__(self, session: Session) -> None:
+        alone = session.accelerator.num_processes == 1
+        steps = session.steps - session.done
+        on_cpu = alone and session.accelerator.device.type == "cpu"
+        self.session, self.pace = session, Pace(session.threads, steps if on_cpu else 0)
+
+    def after_step(self) -> None:
+        """Choose if it is time."""
+        session = self.session
+        if session.done % session.steps_an_epoch == 1:  # an evaluation lies between two epochs
+            self.pace.rest()
+        if not self.pace.asks():
+            return
+        config, environment = session.config, session.run.environment
+        batch = next(batches(session.data, config.batch_size, seed=config.seed))
+        if way := self.pace.choose(session.method, batch):
+            environment["threads"] = way.threads
+            environment.setdefault("threads_from_step", {})[str(session.done)] = str(way)
+            if not session.bar.disable:
+                session.bar.write(f"training goes on with {way}, the fastest on this machine now")
+
+    def end(self) -> None:
+        """Compute as before the training."""
+        self.pace.end()
 
 
 class Sleeper(threading.Thread):

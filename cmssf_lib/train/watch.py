@@ -1,25 +1,18 @@
-"""Monitoring during training: where the time of a step goes, and whether the embeddings collapse.
+"""Monitoring during training: do the embeddings collapse?
 
 A collapse is a low loss reached without looking at the pictures: all embeddings become alike. Two
-statistics of the embeddings are logged in every step, and `diagnose` reads a row of a run's history
-and names the likely cause in a sentence.
+statistics of the embeddings are logged every few steps, and `diagnose` reads a row of a run's
+history and names the likely cause in a sentence.
 """
 
 import math
-import time
 import warnings
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-
-#: Parts of a step outside the model's arithmetic; together they should stay under 10 %.
-OVERHEAD = ("data", "views", "logging")
 
 CONSTANT = 0.1  # a `feature_std` below this: the embeddings are nearly equal
 FEW = 2.5  # an effective rank below this: embeddings on a line or a plane
@@ -29,64 +22,6 @@ PINNED = 0.98  # a loss above this fraction of its value at chance has not left 
 #: Part of a training, and the least number of epochs, without warnings: every training begins
 #: near a collapse.
 GRACE, GRACE_EPOCHS = 0.25, 2
-
-
-Item = TypeVar("Item")
-
-
-class Stopwatch:
-    """Adds up the seconds spent in named parts: ``with stopwatch("data"): ...``.
-
-    A GPU computes asynchronously, so there the seconds are those of launching the kernels.
-    """
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        """Add the time spent inside the ``with`` block to ``part``."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[part] += time.perf_counter() - start
-
-    @contextmanager
-    def on(self, method: nn.Module, part: str) -> Iterator[None]:
-        """Time every call of the modules whose name ends with ``part``, inside the ``with`` block.
-
-        This times a method's "views" and "local_views" without code for it in the method.
-        """
-        starts: list[float] = []
-
-        def begin(*_: object) -> None:
-            starts.append(time.perf_counter())
-
-        def end(*_: object) -> None:
-            self.seconds[part] += time.perf_counter() - starts.pop()
-
-        with ExitStack() as hooks:  # removes the hooks at the end
-            for name, module in method.named_modules():
-                if name.endswith(part):
-                    hooks.enter_context(module.register_forward_pre_hook(begin))
-                    hooks.enter_context(module.register_forward_hook(end, always_call=True))
-            yield
-
-    def each(self, items: Iterator[Item], part: str) -> Iterator[Item]:
-        """Iterate over ``items``, adding the time it takes to get each one to ``part``."""
-        while True:
-            with self(part):
-                item = next(items, None)
-            if item is None:
-                return
-            yield item
-
-    def reset(self) -> dict[str, float]:
-        """Return the seconds of each part so far, and start again from zero."""
-        seconds = dict(self.seconds)
-        self.seconds.clear()
-        return seconds
 
 
 class CollapseWarning(UserWarning):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import captions, chunks, masked, overhead, step, views
+from benchmarks import busy, captions, chunks, gpu, masked, overhead, step, views
 from benchmarks.report import Report
 
 BENCHMARKS: dict[str, tuple[Callable[[], Report], ...]] = {
@@ -17,6 +17,8 @@ BENCHMARKS: dict[str, tuple[Callable[[], Report], ...]] = {
     "overhead": (overhead.run,),
     "captions": (captions.run,),
     "chunks": (chunks.run,),
+    "busy": (busy.run,),
+    "gpu": tuple(gpu.reports()),
     "mae": (lambda: masked.run("quick", steps=15), lambda: masked.run("standard", steps=7)),
 }
 
@@ -34,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         "cores. A ratio is the median over the rounds, with its smallest and largest."
     )
     for name in names:
+        if not BENCHMARKS[name]:
+            print(f"\nno GPU here: {name} is left out")
         for benchmark in BENCHMARKS[name]:
             report = benchmark()
             print(report, flush=True)
