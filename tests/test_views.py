@@ -642,6 +642,7 @@ def test_a_change_happens_as_often_as_it_says(change):
     assert changed.float().mean() == pytest.approx(0.2, abs=0.026)  # four standard deviations
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_views_are_made_where_the_pictures_are():
     images = pictures().cuda()
