@@ -33,7 +33,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def fusion_data():
-    return digit_scenes(train=160, test=40, image_size=16).train
+    return digit_scenes("plain", train=160, test=40, image_size=16).train
 
 
 def made(name, data, fusion_data):

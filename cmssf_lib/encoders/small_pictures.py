@@ -40,7 +40,8 @@ def convolve_small(layer: nn.Conv2d, pictures: Before) -> After:
     """
     side = pictures.shape[3]
     (kernel, _), (stride, _) = layer.kernel_size, layer.stride
-    places = _places(side, kernel, stride).to(layer.weight)  # (k·k, from, to)
+    places = _places(side, kernel, stride, layer.weight.device)  # (k·k, from, to)
+    places = places.to(layer.weight.dtype)
     matrix = torch.einsum("ock,kft->fcto", layer.weight.flatten(2), places).flatten(2).flatten(0, 1)
     found = pixels_last(pictures).permute(0, 2, 3, 1).flatten(1) @ matrix  # (n, to·width)
     found = found.unflatten(1, (side // stride, side // stride, -1)).permute(0, 3, 1, 2)
@@ -49,8 +50,10 @@ def convolve_small(layer: nn.Conv2d, pictures: Before) -> After:
 
 @cache
 @torch.inference_mode(False)  # cached; inference tensors could not be used in training
-def _places(side: int, kernel: int, stride: int) -> Float[Tensor, "weights from to"]:
+def _places(
+    side: int, kernel: int, stride: int, device: torch.device
+) -> Float[Tensor, "weights from to"]:
     """Mark with ones which input and output pixels each weight of a kernel connects."""
     pictures = torch.eye(side**2).view(-1, 1, side, side)  # one for each pixel: a 1 there, else 0
     found = F.unfold(pictures, kernel, padding=kernel // 2, stride=stride)  # (from, weights, to)
-    return found.transpose(0, 1).contiguous()
+    return found.transpose(0, 1).contiguous().to(device)

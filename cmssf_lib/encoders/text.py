@@ -106,8 +106,8 @@ class TextEncoder(nn.Module):
             positions = getattr(self.backbone.config, "max_position_embeddings", None) or longest
             self.tokenizer.model_max_length = min(longest, positions)
         self.width = int(self.backbone.config.hidden_size)
-        # The tokens of the last call, by its captions and device.
-        self._last: dict[tuple[tuple[str, ...], torch.device], tuple[Ids, Ids | None]] = {}
+        # The tokens of the last call, by its captions and device. A captured step keeps them.
+        self.last: dict[tuple[tuple[str, ...], torch.device], tuple[Ids, Ids | None]] = {}
 
     @property
     def words(self) -> list[str]:
@@ -132,12 +132,12 @@ class TextEncoder(nn.Module):
         picture features, tokenizing them again would take a thirtieth of the step.
         """
         asked, device = tuple(captions), self.backbone.device
-        if (asked, device) not in self._last:
+        if (asked, device) not in self.last:
             ids, mask = tokenize(self.tokenizer, captions)
             # Without a mask, transformers need not look on a GPU whether it hides anything.
-            padded = None if mask.all() else mask.to(device)
-            self._last = {(asked, device): (ids.to(device), padded)}
-        return self._last[asked, device]
+            padded = None if mask.all() else mask.to(device, non_blocking=True)
+            self.last = {(asked, device): (ids.to(device, non_blocking=True), padded)}
+        return self.last[asked, device]
 
 
 def word_tokenizer(captions: Sequence[str], max_length: int) -> PreTrainedTokenizerFast:
@@ -222,4 +222,5 @@ def tokenize(
                 ". Use the words of the training captions, or a pretrained text encoder"
             )
     padded = tokenizer.pad(encoded, return_tensors="pt")
-    return padded["input_ids"].to(device), padded["attention_mask"].to(device)
+    ids, mask = padded["input_ids"], padded["attention_mask"]
+    return ids.to(device, non_blocking=True), mask.to(device, non_blocking=True)

@@ -1,6 +1,6 @@
 """The type of all methods, which `fit` trains and `evaluate` measures."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,13 @@ class Method(nn.Module):
         Args:
             progress: Fraction of the training that is done, 0 to 1.
         """
+
+    def phase(self) -> Hashable:
+        """Return what decides, beside tensors, how a training step computes.
+
+        On a GPU steps are captured as a graph and replayed, as long as this stays the same.
+        """
+        return None
 
     def features(self, images: Images) -> Float[Tensor, "b width"]:
         """Return the features for other tasks: the encoder's [CLS] vector, without head or views.

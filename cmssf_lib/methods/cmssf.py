@@ -8,7 +8,7 @@ Two encoders, two projection heads, one shared space (the chapter's Figure 1 and
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -201,6 +201,10 @@ class CMSSF(Method):
         self.log_scale.clamp_(0, math.log(MAX_SCALE))
         if self.image_task is not None:
             self.image_task.after_step(progress)
+
+    def phase(self) -> Hashable:
+        """Return the phase of the second task, if there is one."""
+        return None if self.image_task is None else self.image_task.phase()
 
     def project(self, features: Float[Tensor, "b width"]) -> Float[Tensor, "b dim"]:
         """Map the output of `features` to the shared space, at unit length."""

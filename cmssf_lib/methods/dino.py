@@ -149,15 +149,15 @@ class DINO(Method):
         if count:
             small = self.image_encoder.encode(torch.cat(crops[2:]), size=size)
             features = torch.cat([features, small])  # (views · b, width)
-        logits, z = self.head(features, frozen=self.progress < c.freeze_last)
+        logits, z = self.head(features, frozen=self.phase())
         with torch.no_grad():
             teacher = self.teacher_head(self.teacher_encoder.encode(large))[0].chunk(2)
         temperatures = (c.student_temperature, c.teacher_temperature)
         loss = dino_loss(logits.chunk(len(crops)), teacher, self.centre, *temperatures)
         log_p = F.log_softmax((torch.cat(teacher) - self.centre) / c.teacher_temperature, dim=1)
         entropy = -(log_p.exp() * log_p).sum(dim=1).mean()
-        if self.training:  # after the centre was used; the assignment makes a new tensor
-            self.centre = update_centre(self.centre, teacher, c.centre_momentum)
+        if self.training:  # after the centre was used
+            self.centre.copy_(update_centre(self.centre, teacher, c.centre_momentum))
         return {
             "loss": loss,
             "teacher_entropy": entropy,
@@ -178,6 +178,10 @@ class DINO(Method):
         momentum_update(self.image_encoder, self.teacher_encoder, momentum)
         momentum_update(self.head, self.teacher_head, momentum)
         self.progress = progress
+
+    def phase(self) -> bool:
+        """Return whether the prototypes are frozen."""
+        return self.progress < self.config.freeze_last
 
     def get_extra_state(self) -> Float[Tensor, ""]:
         """Save the progress with the weights, so that an interrupted run resumes exactly."""

@@ -103,12 +103,13 @@ class MoCo(Method):
         query = self.head(self.image_encoder.encode(first))  # (b, dim)
         with torch.no_grad():
             key = F.normalize(self.momentum_head(self.momentum_encoder.encode(second)), dim=1)
-        queue = self.queue  # before this batch's keys are added, which would be false negatives
+        # Before this batch's keys are added, which would be false negatives. A copy, because the
+        # backward pass needs it after they were added.
+        queue = self.queue.clone()
         in_batch = self.config.in_batch
         loss = moco_loss(query, key, queue, self.config.temperature, in_batch=in_batch)
         if self.training:
-            # First in, first out. Make a new tensor: the backward pass still needs the old one.
-            self.queue = torch.cat([queue[len(key) :], key])
+            self.queue.copy_(torch.cat([queue[len(key) :], key]))  # first in, first out
         unit = F.normalize(query.detach(), dim=1)
         candidates = len(queue) + (len(key) if in_batch else 1)
         return {

@@ -2,8 +2,8 @@
 
 `loop` holds the seven steps, `session` everything around them, `steps` the settings and the
 optimizer, `log` and `watch` what is noted and monitored. The loop is complete with these. Beside
-it are `muon` and `threads`, for speed, and `cost`: the count of operations, and the feature cache
-for a frozen encoder.
+it are `muon`, `threads` and `graph`, for speed, and `cost`: the count of operations, and the
+feature cache for a frozen encoder.
 """
 
 from functools import partial
@@ -12,6 +12,7 @@ from cmssf_lib.train.cost import (
     cache_features as cache_features,
     flops_per_picture as flops_per_picture,
 )
+from cmssf_lib.train.graph import quicken
 from cmssf_lib.train.log import OVERHEAD as OVERHEAD, Stopwatch as Stopwatch
 from cmssf_lib.train.loop import fit as fit
 from cmssf_lib.train.muon import Muon
@@ -34,3 +35,4 @@ from cmssf_lib.train.watch import (
 # Speed plugs itself in here, so whoever reads the loop need not read how it is made fast.
 OPTIMIZERS["muon"] = partial(Muon, **OPTIMIZERS["muon"].keywords)
 Session.beside.append(ChoiceOfThreads)
+Session.quicken.append(quicken)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cmssf_lib.data.image_text import ImageTextData
+from cmssf_lib.data.image_text import Batch, ImageTextData
 from cmssf_lib.methods.base import Method
 from cmssf_lib.runs import Run
 from cmssf_lib.train.session import Session
@@ -70,25 +70,29 @@ def fit(
         accelerator, model, optimizer = session.accelerator, session.model, session.optimizer
         trained = [p for p in model.parameters() if p.requires_grad]
         largest = config.clip if config.clip > 0 else math.inf
+
+        def step(batch: Batch) -> None:
+            # 2. to 5. Augment, encode, project, compare: all inside the method.
+            with session.forward():
+                losses = model(batch)
+
+            # 6. Backpropagate.
+            accelerator.backward(losses["loss"])
+            norm = accelerator.clip_grad_norm_(trained, largest)
+            session.check(losses, norm)  # stops here if one is not finite
+
+            # 7. Update.
+            optimizer.step()
+            optimizer.zero_grad()
+
+        fast_step = session.fast(step)  # does the same; a GPU may replay it
         for _ in session.epochs():
             # 1. Load: the next pictures and their captions, and the random numbers of this step.
             for batch in session.batches():
                 for group in optimizer.param_groups:
                     rate = learning_rate(session.done, session.steps, config)
                     group["lr"] = rate * group["lr_factor"]
-
-                # 2. to 5. Augment, encode, project, compare: all inside the method.
-                with session.forward():
-                    losses = model(batch)
-
-                # 6. Backpropagate.
-                accelerator.backward(losses["loss"])
-                norm = accelerator.clip_grad_norm_(trained, largest)
-                session.check(losses, norm)  # stops here if one is not finite
-
-                # 7. Update.
-                optimizer.step()
-                optimizer.zero_grad()
+                fast_step(batch)
                 session.done += 1
                 method.after_step(session.done / session.steps)
                 session.save_or_stop()

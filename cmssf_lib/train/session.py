@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -24,17 +24,8 @@ from cmssf_lib.methods.base import Method
 from cmssf_lib.runs import Run
 from cmssf_lib.train import steps as step_rules
 from cmssf_lib.train.log import OVERHEAD, Log, Stopwatch
+from cmssf_lib.train.steps import Beside, LogStep, Step
 from cmssf_lib.train.watch import warn_of_collapse
-
-
-class Beside(Protocol):
-    """Something that works beside the steps."""
-
-    def after_step(self) -> None:
-        """Do what is to be done after each step."""
-
-    def end(self) -> None:
-        """Clean up, after errors too."""
 
 
 @dataclass(eq=False)
@@ -50,6 +41,8 @@ class Session:
 
     #: Makers of what works beside the steps. `cmssf_lib.train` adds the choice of threads.
     beside: ClassVar[list[Callable[["Session"], Beside]]] = []
+    #: Each makes a step faster. `cmssf_lib.train` adds CUDA graphs.
+    quicken: ClassVar[list[Callable[["Session", Step], Step]]] = []
 
     method: Method
     data: ImageTextData
@@ -82,6 +75,7 @@ class Session:
             self.accelerator = Accelerator(mixed_precision=precision, cpu=cpu)
             self.first, device = self.accelerator.is_main_process, self.accelerator.device
             self.log = Log(run, device, self.steps_an_epoch, precision == "fp16")
+            self.log_step: LogStep = self.log.add  # a captured step leaves it to its replays
             if self.first and run.path is not None:
                 stack.enter_context(lock_folder(run.path))
             step_rules.require_one_model(method, config, self.accelerator.num_processes)
@@ -147,6 +141,12 @@ class Session:
             yield
         self.room = nullcontext()
 
+    def fast(self, step: Step) -> Step:
+        """Return a step that does the same, faster where the machine can."""
+        for quicken in self.quicken:
+            step = quicken(self, step)
+        return step
+
     def check(self, losses: dict[str, Tensor], norm: Float[Tensor, ""]) -> None:
         """Log a step's numbers, and stop before an update that would destroy the weights.
 
@@ -155,7 +155,7 @@ class Session:
                 a GPU that may be noticed up to `log.READ_EVERY` steps later.
         """
         with self.stopwatch("logging"):
-            self.log.add(self.done, losses, norm)
+            self.log_step(self.done, losses, norm)
 
     def save_or_stop(self) -> None:
         """Write a checkpoint in the middle of an epoch if it is time, or after a signal.

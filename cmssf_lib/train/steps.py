@@ -3,11 +3,11 @@
 import errno
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import psutil
 import torch
@@ -15,7 +15,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from timm.optim import Muon
 from torch import Tensor, nn
 
-from cmssf_lib.data.image_text import ImageTextData
+from cmssf_lib.data.image_text import Batch, ImageTextData
 from cmssf_lib.methods.base import Method
 from cmssf_lib.settings import BelowOne, settings
 
@@ -27,6 +27,20 @@ OPTIMIZERS: dict[str, partial[Any]] = {
     # AdamW's, so both can use the same learning rate.
     "muon": partial(Muon, nesterov=True, betas=(0.9, 0.999)),
 }
+
+
+Step = Callable[[Batch], None]  # from the views to the update
+LogStep = Callable[[int, dict[str, Tensor], Tensor], None]
+
+
+class Beside(Protocol):
+    """Something that works beside the steps."""
+
+    def after_step(self) -> None:
+        """Do what is to be done after each step."""
+
+    def end(self) -> None:
+        """Clean up, after errors too."""
 
 
 @settings

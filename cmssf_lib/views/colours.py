@@ -128,7 +128,8 @@ def turn_hue(images: Images, turns: Float[Tensor, " b"]) -> Images:
     hue.add_((turns % 1)[:, None, None].to(hue.dtype))
     # How far the hue is past each channel's own place, in turns. One turn is added to all,
     # because `frac` rounds towards zero.
-    past = hue[:, None] + (1 + hue.new_tensor([0, 2 / 3, 1 / 3]).view(3, 1, 1))  # (b, 3, h, w)
+    place = torch.arange(3, device=hue.device, dtype=hue.dtype) * 2 % 3 / 3  # 0, 2/3, 1/3
+    past = hue[:, None] + (1 + place.view(3, 1, 1))  # (b, 3, h, w)
     # A channel is full within 1/6 of its own place, and zero within 1/6 of the opposite place.
     full = past.frac_().sub_(0.5).abs_().mul_(6).sub_(1).clamp_(0, 1)
     return full.mul_(chroma[:, None]).add_(low[:, None])
