@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from test_train import TINY, same_weights
 from cmssf_lib.build import build
 from cmssf_lib.data import digit_scenes, with_class_captions
 from cmssf_lib.runs import Run
-from cmssf_lib.train import fit
+from cmssf_lib.train import fit, graph
 from cmssf_lib.train.graph import CapturedStep, distance
 from cmssf_lib.train.session import Session
 
@@ -121,3 +122,29 @@ def test_without_a_gpu_steps_stay_as_they_are(data):
             group["capturable"] = True  # as a checkpoint of a GPU says
         assert session.fast(print) is print
         assert not any(group["capturable"] for group in session.optimizer.param_groups)
+
+
+@pytest.mark.parametrize("refused", ["", "cpu", "processes", "scaler", "method"])
+def test_steps_are_captured_on_one_gpu_without_a_scaler_if_the_method_allows_it(refused):
+    gpu = torch.device("cpu" if refused == "cpu" else "cuda")
+    accelerator = SimpleNamespace(
+        device=gpu,
+        num_processes=2 if refused == "processes" else 1,
+        scaler=object() if refused == "scaler" else None,
+    )
+    method = SimpleNamespace(capturable=refused != "method")
+    groups = SimpleNamespace(param_groups=[{}])
+    session = SimpleNamespace(accelerator=accelerator, method=method, optimizer=groups)
+    made = []
+    monkeypatch = pytest.MonkeyPatch()
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "CapturedStep", lambda *given: made.append(given) or "captured")
+        step = unchecked(graph.quicken)(session, print)
+    assert step == (print if refused else "captured")
+    assert len(made) == (not refused)
+    assert groups.param_groups[0]["capturable"] is (not refused)
+
+
+def unchecked(function):
+    """The function without the check of its arguments' types, which `SimpleNamespace` is not."""
+    return getattr(function, "__wrapped__", function)

@@ -63,6 +63,7 @@ class FusionClassifier(Method):
     """
 
     lasting = ("",)
+    capturable = False  # each step copies its captions to the GPU
 
     def __init__(self, config: FusionConfig, captions: Sequence[str], classes: int) -> None:
         super().__init__()

@@ -26,11 +26,13 @@ class Method(nn.Module):
             book's records keep only these.
         compares_all_processes: Whether `loss` compares the pictures of all processes that train
             together. If not, only a single process may train the method.
+        capturable: Whether a GPU may capture its steps as CUDA graphs.
     """
 
     image_encoder: "ImageEncoder"
     lasting: tuple[str, ...] = ("image_encoder.",)
     compares_all_processes: bool = False
+    capturable: bool = True
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the loss of a batch of b pictures.

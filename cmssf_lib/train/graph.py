@@ -31,7 +31,7 @@ def quicken(session: Session, step: Step) -> Step:
     """Return the step, captured if the training is on one GPU and needs no gradient scaler."""
     accelerator = session.accelerator
     alone = accelerator.num_processes == 1 and accelerator.scaler is None
-    possible = alone and accelerator.device.type == "cuda"
+    possible = alone and accelerator.device.type == "cuda" and session.method.capturable
     for group in session.optimizer.param_groups:  # a checkpoint may come from another machine
         group["capturable"] = possible
     return CapturedStep(session, step, record) if possible else step
