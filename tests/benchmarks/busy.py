@@ -55,7 +55,7 @@ def speed(name: str, chooses: bool, epochs: int) -> tuple[float, str]:
     return median(row["images_per_second"] for row in run.history[1:]), list(ways.values())[-1]
 
 
-def run(epochs: int = 6) -> Report:
+def run(epochs: int = 3) -> Report:
     """Measure the quick preset with and without a choice of threads."""
     rows, kept = [], {}
     for name in METHODS:
