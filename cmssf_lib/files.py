@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-CHECKPOINT_FORMAT = "cmssf-checkpoint-1"
+CHECKPOINT_FORMAT = "cmssf-checkpoint-2"
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from test_session import PICTURE_METHODS, small
+from test_speed import killed_after_an_epoch
 from test_train import TINY, same_weights
 
 from cmssf_lib import evaluate
@@ -85,20 +86,12 @@ def test_an_interrupted_run_ends_where_a_whole_one_does(name, data, tmp_path, mo
     config = replace(TINY.train, epochs=2, precision="no")
     torch.use_deterministic_algorithms(True, warn_only=True)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    finish = Session._end_epoch
-
-    def killed(self, epoch):
-        finish(self, epoch)
-        raise ZeroDivisionError
-
     try:
         whole = fit(
             build(small(name), name, data), data, config, run=tmp_path / "a", progress=False
         )
-        monkeypatch.setattr(Session, "_end_epoch", killed)
-        with pytest.raises(ZeroDivisionError):
+        with killed_after_an_epoch(monkeypatch):
             fit(build(small(name), name, data), data, config, run=tmp_path / "b", progress=False)
-        monkeypatch.setattr(Session, "_end_epoch", finish)
         again = fit(
             build(small(name), name, data), data, config, run=tmp_path / "b", progress=False
         )

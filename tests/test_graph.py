@@ -26,9 +26,9 @@ def data():
 class Tape(CapturedStep):
     """Captures as a CUDA graph would: what is replayed reads and writes the same memory."""
 
-    def __init__(self, session, step, spoil=None):
+    def __init__(self, session, step, spoil=None, times=1):
         super().__init__(session, step, self.take)
-        self.recorded, self.replayed, self.spoil = 0, 0, spoil
+        self.recorded, self.replayed, self.spoil, self.times = 0, 0, spoil, times
         TAPES.append(self)
 
     def take(self, work):
@@ -40,7 +40,7 @@ class Tape(CapturedStep):
             groups = self.session.optimizer.param_groups
             rates = [group["lr"] for group in groups]
             for group, rate in zip(groups, self.rates, strict=True):
-                group["lr"] = rate
+                group["lr"] = rate * self.times
             with self._unlogged() as logged:
                 work()
             for group, rate in zip(groups, rates, strict=True):
@@ -96,6 +96,15 @@ def test_a_captured_step_that_goes_elsewhere_is_given_up(data, monkeypatch):
         _, others = trained("simclr", data, monkeypatch, partial(Tape, spoil=halved))
     assert TAPES[-1].replayed == 1
     assert same_weights(weights, others)  # as if nothing had been tried
+
+
+@pytest.mark.parametrize("name", PICTURE_METHODS)
+@pytest.mark.parametrize("times", [0, 2])
+def test_another_learning_rate_in_a_replay_is_noticed(name, data, monkeypatch, times):
+    """Also where statistics and a queue move further than the weights."""
+    with pytest.warns(UserWarning, match="a replayed step does not"):
+        trained(name, data, monkeypatch, partial(Tape, times=times))
+    assert TAPES[-1].replayed == 1
 
 
 def test_a_step_that_cannot_be_captured_is_a_plain_one(data, monkeypatch):

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,21 @@ GPU = torch.device("meta")  # any that is not the CPU
 @pytest.fixture(scope="module")
 def data():
     return digit_scenes(train=96, test=20, image_size=12).train
+
+
+@contextmanager
+def killed_after_an_epoch(monkeypatch):
+    """Let the training inside end as if its process had been killed after one epoch."""
+    finish = Session._end_epoch
+
+    def killed(self, epoch):
+        finish(self, epoch)
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "_end_epoch", killed)
+        with pytest.raises(ZeroDivisionError):
+            yield
 
 
 # --- Muon ---------------------------------------------------------------------------------------
@@ -129,16 +145,8 @@ def test_a_run_by_muon_that_was_stopped_goes_on_bit_for_bit(tmp_path, data, monk
 
     config = replace(TINY.train, optimizer="muon", epochs=3)
     whole = trained(tmp_path / "whole")
-    finish = Session._end_epoch
-
-    def killed(self, epoch):
-        finish(self, epoch)
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(Session, "_end_epoch", killed)
-    with pytest.raises(ZeroDivisionError):
+    with killed_after_an_epoch(monkeypatch):
         trained(tmp_path / "again")
-    monkeypatch.setattr(Session, "_end_epoch", finish)
     assert same_weights(whole.weights(), trained(tmp_path / "again").weights())
 
 
@@ -406,16 +414,8 @@ def test_a_resumed_run_goes_on_with_its_threads_and_ends_with_the_same_weights(
     monkeypatch.setattr(Pace, "_seconds", lambda self, way, step: -way.threads)
     ways = [Way(1), Way(2)]
     whole = train(data, tmp_path / "whole", monkeypatch, ways)
-    finish = Session._end_epoch
-
-    def killed(self, epoch):
-        finish(self, epoch)
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(Session, "_end_epoch", killed)
-    with pytest.raises(ZeroDivisionError):
+    with killed_after_an_epoch(monkeypatch):
         train(data, tmp_path / "again", monkeypatch, ways)
-    monkeypatch.setattr(Session, "_end_epoch", finish)
     seen = []
     usual = Pace._compute_in
     monkeypatch.setattr(Pace, "_compute_in", lambda s, way: (seen.append(way), usual(s, way)))

@@ -1,7 +1,8 @@
 """The training loop: the seven steps of the source chapter's Figure 2, once, for every method.
 
 All randomness in a step is derived from the run's seed and the step's number alone. Therefore a
-run that was killed resumes bit for bit as if nothing had happened.
+run that was killed resumes on a CPU bit for bit as if nothing had happened. A GPU may add the same
+numbers in another order, so there the last digits can differ.
 """
 
 import math
@@ -54,8 +55,8 @@ def fit(
             the folder holds a run with another configuration (the message names the field) or
             a damaged checkpoint.
         RuntimeError: If another process is training in the folder.
-        FloatingPointError: If the loss or the gradient is not finite. Training stops before the
-            update; the last checkpoint is kept.
+        FloatingPointError: If the loss or the gradient is not finite. On a CPU training stops
+            before the update, on a GPU up to 50 steps later. The last checkpoint is kept.
         KeyboardInterrupt: After Ctrl-C, once the checkpoint (after the last step: the weights) is
             written.
         CollapseWarning: A warning, once, if the history shows a collapse after the first quarter
