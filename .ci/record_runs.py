@@ -189,6 +189,13 @@ EQUAL = {
     "cmssf-frozen-s2": ("cmssf", f"{AS_WRITTEN} judge.fine_tune=False train.seed=2"),
     "untrained": ("supervised", "train.epochs=0 judge.pixels=True"),
 }
+#: Photographs with a sentence that is true of several classes (chapters 2 and 3).
+CLUES = {
+    "clues-late": ("fusion", "fusion.kind=late fusion.rule=mean"),
+    "clues-concat": ("fusion", ""),
+    "clues-early": ("fusion", "fusion.kind=early fusion.rule=tokens"),
+    "clues-coattention": ("fusion", "fusion.kind=coattention fusion.rule=separate"),
+}
 #: The one of them whose space chapter 10 draws.
 SHOWN = "standard/cmssf"
 #: Nothing reads their weights, and they are made again in minutes, but for one: all that is tracked
@@ -199,6 +206,9 @@ WITHOUT_WEIGHTS = {
     "standard/cmssf-frozen-s1",
     "standard/cmssf-frozen-s2",
     "standard/cmssf-erased",  # hours; a step on the way to standard/cmssf-longer
+    "standard/clues-late",  # chapter 2 shows their answers
+    "standard/clues-concat",
+    "standard/clues-early",
 }
 
 
@@ -225,7 +235,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
                 "train", method, "--preset", "quick", *own, "--train.seed", str(seed),
                 "--run", f"book/runs/{run}",
             ]  # fmt: skip
-    for name, (method, settings) in EQUAL.items():
+    for name, (method, settings) in (EQUAL | CLUES).items():
         kept = f"{settings} train.half_weights=True"  # a record takes half the room
         run = f"standard/{name}"
         own = [*options(kept), "--run", f"book/runs/{run}"]

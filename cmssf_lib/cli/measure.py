@@ -108,6 +108,9 @@ def judge(
     if isinstance(method, FusionClassifier):
         results = evaluate.fusion_report(method, splits.test)
         answers = {"predictions": method.predict(splits.test).argmax(dim=1)}
+        for one in (takes := method.config.modalities):
+            others = [name for name in takes if name != one]
+            answers[f"only_{one}"] = method.predict(splits.test, hide=others).argmax(dim=1)
     elif isinstance(method, CMSSF):
         results, answers = _judge_with_captions(method, splits, preset)
     else:
