@@ -28,7 +28,11 @@ from cmssf_lib.data.image_text import (
     Splits as Splits,
     batches as batches,
 )
-from cmssf_lib.data.picture_files import cifar10 as cifar10, image_folder as image_folder
+from cmssf_lib.data.picture_files import (
+    cifar10 as cifar10,
+    find_cifar10 as find_cifar10,
+    image_folder as image_folder,
+)
 from cmssf_lib.data.questions import (
     QUESTION_KINDS as QUESTION_KINDS,
     digit_questions as digit_questions,

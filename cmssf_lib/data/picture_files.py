@@ -1,8 +1,7 @@
 """Pictures from files: CIFAR-10, or any folder of pictures, decoded once and then cached.
 
-Decoding tens of thousands of small files takes a while. The cache ($CMSSF_CACHE, by default
-``~/.cache/cmssf``) remembers the name, size and modification time of every picture, so a
-changed folder is decoded again.
+Decoding tens of thousands of files takes a while. The cache (`cache_folder`) remembers the name,
+size and modification time of every picture, so a changed folder is decoded again.
 """
 
 import hashlib
@@ -37,11 +36,11 @@ class Listing(NamedTuple):
 
     folder: Path  # named after the split
     classes: tuple[str, ...]
-    files: list[str]  # "<split>/<class>/<name>", as str: 60,000 Path objects would take too long
+    files: list[str]  # "<split>/<class>/<name>"; 60,000 Path objects would take too long
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: $CMSSF_CACHE, or ``~/.cache/cmssf``."""
+    """Return the folder of the cache: $CMSSF_CACHE, by default ``~/.cache/cmssf``."""
     return Path(os.environ.get("CMSSF_CACHE") or "~/.cache/cmssf").expanduser()
 
 
@@ -63,34 +62,45 @@ def cifar10(path: str | Path | None = None) -> Splits:
         ValueError: If torchvision's files are damaged, or an image folder does not hold ten
             classes of 32×32 pixels.
     """
-    root = Path(path or os.environ.get("CMSSF_DATA") or cache_folder() / "data").expanduser()
-    for folder in (root, root / "cifar10"):
-        if (files := folder / CIFAR10.base_folder).is_dir():
-            try:
-                return _from_torchvision(folder, download=False)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"{files} is incomplete or damaged: delete it to download CIFAR-10 again"
-                ) from error
-        if all((folder / split).is_dir() for split in SPLITS):
-            # JPEG compression loses detail, so figures must name such a copy.
-            kind = "JPEG copy" if any(folder.glob("train/*/*.jp*g")) else "image folder"
-            splits = image_folder(folder, name=f"CIFAR-10, {kind}")
-            classes, side = len(splits.train.class_names), tuple(splits.train.images.shape[2:])
-            if classes != 10 or side != (32, 32):
-                raise ValueError(
-                    f"{folder}: CIFAR-10 has 10 classes of 32×32, not {classes} of {side}"
-                )
-            return splits
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        return _from_torchvision(root, download=True)
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f"CIFAR-10 is not in {root} and could not be downloaded. Put torchvision's "
-            f"{CIFAR10.base_folder}/ or an image folder (train/<class>/*, test/<class>/*) there, "
-            "or set CMSSF_DATA to its location. The preset 'quick' does not need it"
-        ) from error
+    folder = find_cifar10(path)
+    if folder is None:
+        root = _cifar10_root(path)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            return _from_torchvision(root, download=True)
+        except (OSError, RuntimeError) as error:
+            raise FileNotFoundError(
+                f"CIFAR-10 is not in {root} and could not be downloaded: set CMSSF_DATA to where it "
+                f"is ({CIFAR10.base_folder}/, or an image folder, train/<class>/* and "
+                "test/<class>/*). The preset 'quick' does not need it"
+            ) from error
+    if (files := folder / CIFAR10.base_folder).is_dir():
+        try:
+            return _from_torchvision(folder, download=False)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{files} is incomplete or damaged: delete it to download CIFAR-10 again"
+            ) from error
+    # JPEG compression loses detail, so figures must name such a copy.
+    kind = "JPEG copy" if any(folder.glob("train/*/*.jp*g")) else "image folder"
+    splits = image_folder(folder, name=f"CIFAR-10, {kind}")
+    classes, side = len(splits.train.class_names), tuple(splits.train.images.shape[2:])
+    if classes != 10 or side != (32, 32):
+        raise ValueError(f"{folder}: CIFAR-10 has 10 classes of 32×32, not {classes} of {side}")
+    return splits
+
+
+def find_cifar10(path: str | Path | None = None) -> Path | None:
+    """Return the folder that `cifar10` reads, or ``None`` if it would have to download."""
+    for folder in (_cifar10_root(path), _cifar10_root(path) / "cifar10"):
+        for parts in ((CIFAR10.base_folder,), SPLITS):
+            if all((folder / part).is_dir() for part in parts):
+                return folder
+    return None
+
+
+def _cifar10_root(path: str | Path | None) -> Path:
+    return Path(path or os.environ.get("CMSSF_DATA") or cache_folder() / "data").expanduser()
 
 
 def _from_torchvision(root: Path, download: bool) -> Splits:
@@ -195,11 +205,9 @@ def read_pictures(listing: Listing, size: int | None) -> UInt8[Tensor, "n 3 h w"
     try:
         write_tensors(cached, {"images": images}, {"format": CACHE_FORMAT, "listing": digest})
     except (OSError, SafetensorError) as error:  # only a warning: the pictures can be used anyway
-        warnings.warn(
-            f"cannot keep the decoded pictures in {cached.parent} ({error}): they will be decoded "
-            "again next time. Set CMSSF_CACHE to another folder",
-            stacklevel=3,
-        )
+        why = f"cannot keep the decoded pictures in {cached.parent} ({error})"
+        again = "they will be decoded again next time. Set CMSSF_CACHE to another folder"
+        warnings.warn(f"{why}: {again}", stacklevel=3)
     return images
 
 

@@ -10,9 +10,8 @@ frozen; ``dataclasses.replace`` makes a changed copy.
 
 import os
 
-import torch
-
-from cmssf_lib.presets import paper, quick, standard
+from cmssf_lib.machine import fastest_device
+from cmssf_lib.presets import chapters, paper, quick, standard
 from cmssf_lib.presets.paper import PAPER as PAPER
 from cmssf_lib.presets.preset import METHODS as METHODS, Preset as Preset, sections as sections
 from cmssf_lib.presets.quick import QUICK as QUICK
@@ -34,7 +33,7 @@ def preset(name: str | None = None, method: str = "cmssf") -> Preset:
     Raises:
         ValueError: If there is no such preset or no such method.
     """
-    usual = "standard" if torch.cuda.is_available() else "quick"
+    usual = "standard" if fastest_device().type == "cuda" else "quick"
     chosen = name or os.environ.get("CMSSF_PRESET") or usual
     if chosen not in PRESETS:
         origin = "" if name else " (from $CMSSF_PRESET)"
@@ -45,26 +44,16 @@ def preset(name: str | None = None, method: str = "cmssf") -> Preset:
 
 
 def start(notebook: str) -> Preset:
-    """Print what a notebook is about to run, and on which device, and return the chosen preset.
+    """Print what a notebook will do on this machine and how long, and return the chosen preset.
 
     Every notebook calls this in its first cell.
 
     Args:
         notebook: Its file name without the suffix, such as "00_quickstart".
+
+    Raises:
+        ValueError: If $CMSSF_PRESET names no preset.
     """
     chosen = preset()
-    # The chapters' experiments are on digits, with settings of their own, on every machine.
-    shown = chosen if notebook.startswith(("00", "01")) else QUICK
-    if torch.cuda.is_available():
-        device = torch.cuda.get_device_name(0)
-        advice = "CMSSF_PRESET=paper runs the source chapter's own set-up."
-    else:
-        device = "CPU"
-        advice = "In Colab: Runtime > Change runtime type > GPU, then run this cell again."
-    print(
-        f"{notebook}: preset {shown.name}; a training takes {shown.minutes}; running on {device}."
-    )
-    if shown is not chosen:
-        print(f"This chapter's digits stay as they are, though the preset {chosen.name} is chosen.")
-    print(f"Another preset: set CMSSF_PRESET to {', '.join(PRESETS)} before this cell. {advice}")
+    print(chapters.announcement(notebook, chosen))
     return chosen

@@ -16,7 +16,7 @@ LONGEST_CELL = 55  # lines
 LARGEST_FILE = 1_500_000  # bytes
 # What says which recorded runs a figure was drawn from; it stands right under the figure.
 RUN_CARD = re.compile(r"(card|plots\.RunCard)\(")
-CHAPTER_WORDS = range(1_500, 4_001)
+CHAPTER_WORDS = range(1_500, 4_301)
 EXERCISES = range(4, 7)
 # The home folders and temporary folders of a machine, kernels' temporary files, a virtual
 # environment's packages.
