@@ -97,4 +97,3 @@ def test_a_live_training_takes_the_precision_of_the_machine(record, monkeypatch)
 def test_a_record_that_is_not_there_is_named(record):
     with pytest.raises(FileNotFoundError, match="simclr"):
         photographs.learned("standard/none", record[1], live=True)
-

@@ -18,6 +18,7 @@ LARGEST_FILE = 1_500_000  # bytes
 RUN_CARD = re.compile(r"(card|plots\.RunCard)\(")
 CHAPTER_WORDS = range(1_500, 4_301)
 EXERCISES = range(4, 7)
+WITHOUT_PHOTOGRAPHS = ("00_quickstart", "10_results")  # they have nothing else, on a GPU
 # The home folders and temporary folders of a machine, kernels' temporary files, a virtual
 # environment's packages.
 MACHINE_PATH = re.compile(
@@ -120,6 +121,8 @@ def problems_of_the_text(notebook: nbformat.NotebookNode, stem: str) -> list[str
     headings, bodies = sections[1::2], sections[2::2]
     if headings[-2:] != ["Summary", "Exercises"]:
         found.append(f"the last two sections are {headings[-2:]}, not Summary and Exercises")
+    elif stem not in WITHOUT_PHOTOGRAPHS and headings[-3:-2] != ["On photographs"]:
+        found.append(f"before the summary stands {headings[-3:-2]}, not On photographs")
     else:
         solutions = re.findall(r"<details>\s*<summary>.+?</summary>.+?</details>", bodies[-1], re.S)
         if len(solutions) not in EXERCISES:
@@ -176,7 +179,7 @@ def good_notebook() -> nbformat.NotebookNode:
                 new.new_output("stream", name="stdout", text="see book/runs/quick and a/b"),
             ],
         ),
-        new.new_markdown_cell("A picture."),
+        new.new_markdown_cell("## On photographs\n\nA picture."),
         new.new_code_cell(
             "plot()",
             execution_count=3,
@@ -252,6 +255,10 @@ DEFECTS = {
     "too short": (lambda cells: cells[0].update(source="# A title"), "words, not"),
     "too long": (lambda cells: cells[0].update(source="# A title\n" + "word " * 5_000), "words"),
     "a bare picture": (lambda cells: cells[2].update(source="![](a.png)"), "alternative text"),
+    "no photographs": (
+        lambda cells: cells[4].update(source="A picture."),
+        "not On photographs",
+    ),
     "no summary": (lambda cells: cells.pop(7), "last two sections"),
     "no solutions": (
         lambda cells: cells[8].update(source="## Exercises\n\n1. Try."),
