@@ -32,6 +32,7 @@ ROOMS = (
     "share",
     "plots",
     "check",
+    "photographs",
     "build",
     "presets",
     "evaluate",
