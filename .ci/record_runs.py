@@ -193,7 +193,6 @@ EQUAL = {
 CLUES = {
     "clues-late": ("fusion", "fusion.kind=late fusion.rule=mean"),
     "clues-concat": ("fusion", ""),
-    "clues-early": ("fusion", "fusion.kind=early fusion.rule=tokens"),
     "clues-coattention": ("fusion", "fusion.kind=coattention fusion.rule=separate"),
 }
 #: The one of them whose space chapter 10 draws.
@@ -208,7 +207,6 @@ WITHOUT_WEIGHTS = {
     "standard/cmssf-erased",  # hours; a step on the way to standard/cmssf-longer
     "standard/clues-late",  # chapter 2 shows their answers
     "standard/clues-concat",
-    "standard/clues-early",
 }
 
 

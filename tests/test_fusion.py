@@ -674,6 +674,20 @@ def test_predictions_with_a_modality_missing(monkeypatch):
     torch.testing.assert_close(mixed[half], method.predict(data)[half], atol=1e-5, rtol=1e-4)
 
 
+def test_all_rules_of_late_fusion_are_those_of_one_at_a_time(monkeypatch):
+    data = tiny_data()
+    method = method_of("late", "mean", data)
+    method.fit_rule(data)
+    monkeypatch.setattr("cmssf_lib.fusion.AT_ONCE", 20)
+    for present in (None, {"text": torch.arange(48) % 3 == 0}):
+        said = method.predict_by_rules(data, present)
+        assert list(said) == ["mean", "weighted", "stacked"]
+        for rule, each in said.items():
+            torch.testing.assert_close(each, method.predict(data, present=present, rule=rule))
+    with pytest.raises(ValueError, match="only late fusion can fit or set rules"):
+        method_of("feature", "concat", data).predict_by_rules(data)
+
+
 def test_what_predict_refuses():
     data = tiny_data()
     method = method_of("feature", "concat", data)

@@ -70,8 +70,8 @@ def cifar10(path: str | Path | None = None) -> Splits:
             return _from_torchvision(root, download=True)
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
-                f"CIFAR-10 is not in {root} and could not be downloaded: set CMSSF_DATA to where it "
-                f"is ({CIFAR10.base_folder}/, or an image folder, train/<class>/* and "
+                f"CIFAR-10 is not in {root} and could not be downloaded: set CMSSF_DATA to where "
+                f"it is ({CIFAR10.base_folder}/, or an image folder, train/<class>/* and "
                 "test/<class>/*). The preset 'quick' does not need it"
             ) from error
     if (files := folder / CIFAR10.base_folder).is_dir():

@@ -176,20 +176,21 @@ def fusion_report(method: FusionClassifier, test: ImageTextData) -> dict[str, fl
         A flat dictionary: name → number. The damage uses fixed seeds, the same for every model.
     """
     results = {"parameters": float(sum(p.numel() for p in method.parameters()))}
-    rules = ("mean", "weighted", "stacked") if method.config.kind == "late" else (None,)
     labels, kinds = test.labels.cpu(), test.attributes.get("kind")
     for name, data, present in damaged(test, method.config.modalities):
-        for rule in rules:
-            answers = method.predict(data, present=present, rule=rule).argmax(dim=1)
+        late = method.config.kind == "late"
+        by_rule = method.predict_by_rules(data, present) if late else {}
+        for rule, said in (by_rule or {"": method.predict(data, present=present)}).items():
+            answers = said.argmax(dim=1)
             found = {name: accuracy(answers, labels)}
             if name == "accuracy" and kinds is not None:
                 for i, kind in enumerate(QUESTION_KINDS):
                     asked = kinds.cpu() == i
                     right = accuracy(answers[asked], labels[asked])
                     found[f"kind_{kind.replace(' ', '_')}"] = right
-            if rule is not None:
+            if rule:
                 results |= {f"{rule}.{measured}": right for measured, right in found.items()}
-            if rule in (None, method.config.rule):
+            if rule in ("", method.config.rule):
                 results |= found
     return results
 

@@ -164,10 +164,40 @@ class FusionClassifier(Method):
         """
         model = self._late()
         with evaluating(self) as device:
-            in_order = batches(validation.to(device), AT_ONCE, shuffle=False, drop_last=False)
-            parts = [model.log_probabilities(self.inputs(batch)) for batch in in_order]
-        answers, presence = (torch.cat(part) for part in zip(*parts, strict=True))
+            answers, presence = self._opinions(validation.to(device), {})
         model.fit_rules(answers, presence, validation.labels)
+
+    def predict_by_rules(
+        self, data: ImageTextData, present: Masks = None
+    ) -> dict[str, Float[Tensor, "n classes"]]:
+        """Predict with every rule of late fusion, as `predict` with each, but encode only once.
+
+        Args:
+            data: Data on any device.
+            present: As for `predict`.
+
+        Returns:
+            Rule → log-probabilities, on the data's device.
+
+        Raises:
+            ValueError: As for `predict`.
+            RuntimeError: If the rules have not been fitted.
+        """
+        model, home = self._late(), data.images.device
+        with evaluating(self) as device:
+            answers, presence = self._opinions(data.to(device), present or {})
+            return {rule: model.combine(answers, presence, rule).to(home) for rule in model.rules}
+
+    def _opinions(
+        self, data: ImageTextData, present: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return what each model of late fusion says of every example, and which it has."""
+        model, parts = self._late(), []
+        for batch in batches(data, AT_ONCE, shuffle=False, drop_last=False):
+            here = {n: mask[batch.index.to(mask.device)] for n, mask in present.items()}
+            parts.append(model.log_probabilities(self.inputs(batch), here))
+        answers, presence = zip(*parts, strict=True)
+        return torch.cat(answers), torch.cat(presence)  # (n, m, classes), (n, m)
 
     def _late(self) -> LateFusion:
         if not isinstance(self.model, LateFusion):
