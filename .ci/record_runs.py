@@ -198,7 +198,7 @@ CLUES = {
 #: The one of them whose space chapter 10 draws.
 SHOWN = "standard/cmssf"
 #: Nothing reads their weights, and they are made again in minutes, but for one: all that is tracked
-#: has to fit 40 MiB. What these runs claim is computed again from their outputs.
+#: has to fit 45 MiB. What these runs claim is computed again from their outputs.
 WITHOUT_WEIGHTS = {
     "standard/untrained",  # its weights follow from its seed
     "standard/cmssf-frozen",  # its image encoder is standard/dino's

@@ -118,13 +118,13 @@ def test_it_says_whether_the_photographs_are_there(
     assert "is not on this machine" not in capsys.readouterr().out
 
 
-def test_the_minutes_are_those_that_the_notebooks_took():
-    """On a machine of the same kind; within a factor, since two cores differ from day to day."""
+def test_no_minutes_are_announced_that_no_notebook_takes():
+    """They are those of two quiet cores. Other work beside may have slowed the stored runs."""
     notebooks = Path(__file__).parents[1] / "notebooks"
     assert list(CHAPTERS) == sorted(path.stem for path in notebooks.glob("*.ipynb"))
     for name, chapter in CHAPTERS.items():
         executed = nbformat.read(notebooks / f"{name}.ipynb", as_version=4).metadata["executed"]
-        assert executed["seconds"] / 60 == pytest.approx(chapter.minutes, rel=0.5, abs=0.5), name
+        assert executed["seconds"] / 60 >= 0.6 * chapter.minutes, name
 
 
 def test_a_gpu_that_is_not_to_be_used_is_no_gpu(machine, monkeypatch):
