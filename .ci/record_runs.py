@@ -197,14 +197,17 @@ CLUES = {
 }
 #: The one of them whose space chapter 10 draws.
 SHOWN = "standard/cmssf"
-#: Nothing reads their weights, and they are made again in minutes, but for one: all that is tracked
-#: has to fit 45 MiB. What these runs claim is computed again from their outputs.
+#: Nothing reads their weights, and all that is tracked has to fit 40 MiB. What these runs claim is
+#: computed again from their outputs; `cmssf reproduce` makes the weights again.
 WITHOUT_WEIGHTS = {
     "standard/untrained",  # its weights follow from its seed
     "standard/cmssf-frozen",  # its image encoder is standard/dino's
     "standard/cmssf-frozen-s1",
     "standard/cmssf-frozen-s2",
     "standard/cmssf-erased",  # hours; a step on the way to standard/cmssf-longer
+    "standard/cmssf-longer",
+    "standard/moco",
+    "standard/byol",
     "standard/clues-late",  # chapter 2 shows their answers
     "standard/clues-concat",
 }

@@ -111,20 +111,24 @@ def test_it_says_whether_the_photographs_are_there(
     monkeypatch.setenv("CMSSF_DATA", str(tmp_path))
     start(notebook)
     missing = "CIFAR-10, which holds them, is not on this machine yet" in capsys.readouterr().out
-    assert missing is (notebook not in ("00_quickstart", "10_results"))
+    assert missing is (CHAPTERS[notebook].shows == "both")
+    monkeypatch.setenv("CMSSF_PRESET", "standard")
+    start(notebook)
+    missing = "CIFAR-10, which holds them, is not on this machine yet" in capsys.readouterr().out
+    assert missing is (CHAPTERS[notebook].shows != "records")
     for split in ("train", "test"):
         (tmp_path / "cifar10" / split).mkdir(parents=True)
     start(notebook)
     assert "is not on this machine" not in capsys.readouterr().out
 
 
-def test_no_minutes_are_announced_that_no_notebook_takes():
-    """They are those of two quiet cores. Other work beside may have slowed the stored runs."""
+def test_the_minutes_are_those_that_the_notebooks_took():
+    """On two quiet cores; within a factor, since such machines differ."""
     notebooks = Path(__file__).parents[1] / "notebooks"
     assert list(CHAPTERS) == sorted(path.stem for path in notebooks.glob("*.ipynb"))
     for name, chapter in CHAPTERS.items():
         executed = nbformat.read(notebooks / f"{name}.ipynb", as_version=4).metadata["executed"]
-        assert executed["seconds"] / 60 >= 0.6 * chapter.minutes, name
+        assert executed["seconds"] / 60 == pytest.approx(chapter.minutes, rel=0.5, abs=0.5), name
 
 
 def test_a_gpu_that_is_not_to_be_used_is_no_gpu(machine, monkeypatch):

@@ -106,11 +106,9 @@ def judge(
         models add "predictions", and CMSSF also its embeddings.
     """
     if isinstance(method, FusionClassifier):
-        results = evaluate.fusion_report(method, splits.test)
-        answers = {"predictions": method.predict(splits.test).argmax(dim=1)}
-        for one in (takes := method.config.modalities):
-            others = [name for name in takes if name != one]
-            answers[f"only_{one}"] = method.predict(splits.test, hide=others).argmax(dim=1)
+        answers = dict[str, Tensor]()
+        results = evaluate.fusion_report(method, splits.test, predictions=answers)
+        answers["predictions"] = answers.pop("accuracy")
     elif isinstance(method, CMSSF):
         results, answers = _judge_with_captions(method, splits, preset)
     else:

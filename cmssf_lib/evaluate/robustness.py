@@ -150,7 +150,9 @@ def fusion_monitor(method: FusionClassifier, validation: ImageTextData) -> dict[
     return {"validation_accuracy": accuracy(answers, validation.labels.cpu())}
 
 
-def fusion_report(method: FusionClassifier, test: ImageTextData) -> dict[str, float]:
+def fusion_report(
+    method: FusionClassifier, test: ImageTextData, predictions: dict[str, Tensor] | None = None
+) -> dict[str, float]:
     """Measure a trained fusion model on the test set and on damaged copies of it.
 
     - `accuracy`: on the undamaged test set.
@@ -171,6 +173,8 @@ def fusion_report(method: FusionClassifier, test: ImageTextData) -> dict[str, fl
     Args:
         method: A trained model; for output-level fusion, with fitted rules.
         test: The test set.
+        predictions: Receives the predicted classes ``(n,)`` behind "accuracy" and "only_…", under
+            these names.
 
     Returns:
         A flat dictionary: name → number. The damage uses fixed seeds, the same for every model.
@@ -192,6 +196,8 @@ def fusion_report(method: FusionClassifier, test: ImageTextData) -> dict[str, fl
                 results |= {f"{rule}.{measured}": right for measured, right in found.items()}
             if rule in ("", method.config.rule):
                 results |= found
+                if predictions is not None and name.startswith(("accuracy", "only_")):
+                    predictions[name] = answers
     return results
 
 

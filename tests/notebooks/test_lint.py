@@ -16,7 +16,8 @@ LONGEST_CELL = 55  # lines
 LARGEST_FILE = 1_500_000  # bytes
 # What says which recorded runs a figure was drawn from; it stands right under the figure.
 RUN_CARD = re.compile(r"(card|plots\.RunCard)\(")
-CHAPTER_WORDS = range(1_500, 4_301)
+CHAPTER_WORDS = range(1_500, 4_001)  # without its photographs
+PHOTOGRAPH_WORDS = range(150, 301)
 EXERCISES = range(4, 7)
 WITHOUT_PHOTOGRAPHS = ("00_quickstart", "10_results")  # they have nothing else, on a GPU
 # The home folders and temporary folders of a machine, kernels' temporary files, a virtual
@@ -49,9 +50,8 @@ def pictures(cell: nbformat.NotebookNode) -> list[str]:
     return [kind for kinds in data for kind in kinds if kind.startswith("image/")]
 
 
-def words(notebook: nbformat.NotebookNode) -> int:
+def words(prose: str) -> int:
     """Words of prose; fenced code, formulas, HTML tags and link targets are none."""
-    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     for pattern in (r"```.*?```", r"\$\$.*?\$\$", r"\$[^$\n]+\$", r"<[^>]+>", r"\]\([^)]*\)"):
         prose = re.sub(pattern, " ", prose, flags=re.S)
     return len(re.findall(r"[^\W\d_][\w'’-]*", prose))
@@ -111,7 +111,11 @@ def problems_of_the_text(notebook: nbformat.NotebookNode, stem: str) -> list[str
     found = []
     if not cells or cells[0].cell_type != "markdown" or not cells[0].source.startswith("# "):
         found.append("the notebook does not begin with its title")
-    count = words(notebook)
+    photographs = re.search(r"^## On photographs$.*?(?=^## )", prose, re.M | re.S)
+    section = photographs[0] if photographs else ""
+    if section and words(section) not in PHOTOGRAPH_WORDS:
+        found.append(f"{words(section)} words on photographs, not {PHOTOGRAPH_WORDS}")
+    count = words(prose) - words(section)
     if stem != "00_quickstart" and count not in CHAPTER_WORDS:
         found.append(f"{count} words, not {CHAPTER_WORDS[0]} to {CHAPTER_WORDS[-1]}")
     if re.search(r"!\[\s*\]\(", prose) or re.search(r"<img(?![^>]*\balt=\"[^\"]+\")", prose):
@@ -179,7 +183,7 @@ def good_notebook() -> nbformat.NotebookNode:
                 new.new_output("stream", name="stdout", text="see book/runs/quick and a/b"),
             ],
         ),
-        new.new_markdown_cell("## On photographs\n\nA picture."),
+        new.new_markdown_cell("## On photographs\n\nA picture. " + "word " * 200),
         new.new_code_cell(
             "plot()",
             execution_count=3,
@@ -255,6 +259,10 @@ DEFECTS = {
     "too short": (lambda cells: cells[0].update(source="# A title"), "words, not"),
     "too long": (lambda cells: cells[0].update(source="# A title\n" + "word " * 5_000), "words"),
     "a bare picture": (lambda cells: cells[2].update(source="![](a.png)"), "alternative text"),
+    "much on photographs": (
+        lambda cells: cells[4].update(source="## On photographs\n\n" + "word " * 400),
+        "words on photographs",
+    ),
     "no photographs": (
         lambda cells: cells[4].update(source="A picture."),
         "not On photographs",
