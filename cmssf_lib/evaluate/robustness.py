@@ -173,8 +173,8 @@ def fusion_report(
     Args:
         method: A trained model; for output-level fusion, with fitted rules.
         test: The test set.
-        predictions: Receives the predicted classes ``(n,)`` behind "accuracy" and "only_…", under
-            these names.
+        predictions: Receives the predicted classes ``(n,)`` behind "accuracy" and all measures that
+            begin with "only", under their names.
 
     Returns:
         A flat dictionary: name → number. The damage uses fixed seeds, the same for every model.
