@@ -32,6 +32,7 @@ from cmssf_lib.data import (
     image_folder,
     load,
     picture_files,
+    pictures,
     tones,
     with_tones,
 )
@@ -691,7 +692,7 @@ def no_decoding(monkeypatch) -> None:
     def refuse(*_, **__):
         raise AssertionError("a picture was decoded")
 
-    monkeypatch.setattr(picture_files.Image, "open", refuse)
+    monkeypatch.setattr(pictures.Image, "open", refuse)
 
 
 def test_a_folder_is_read_by_split_and_class(folder):
@@ -710,7 +711,7 @@ def test_a_folder_is_decoded_once(folder, monkeypatch):
     no_decoding(monkeypatch)
     second = image_folder(folder)
     assert [d.fingerprint for d in first] == [d.fingerprint for d in second]
-    with pytest.raises(AssertionError, match="was decoded"):
+    with pytest.raises(ValueError, match="was decoded"):
         image_folder(folder, image_size=4)  # another size is another cache
 
 
@@ -762,7 +763,7 @@ def test_pictures_from_the_cache_do_not_keep_its_file_mapped(folder, own_cache):
 def test_pictures_are_read_where_no_cache_can_be_kept(folder, monkeypatch, tmp_path):
     (tmp_path / "a file").write_text("not a folder")
     monkeypatch.setenv("CMSSF_CACHE", str(tmp_path / "a file"))
-    with pytest.warns(UserWarning, match="cannot keep the decoded.*Set CMSSF_CACHE to another"):
+    with pytest.warns(UserWarning, match="cannot be kept.*Set CMSSF_CACHE to another"):
         train, _ = image_folder(folder)
     assert reds(train) == [0, 1, 2, 10, 11, 12]
 
@@ -818,7 +819,7 @@ def test_every_mode_keeps_its_brightness(tmp_path, mode, part):
         part = round(part) if mode == "1" else part
         picture = Image.new("L", (6, 6), round(part * 255)).convert(mode)
     picture.save(tmp_path / "picture.png")
-    read = picture_files.read_picture(tmp_path / "picture.png", None)
+    read = pictures.read_picture(tmp_path / "picture.png", None)
     assert read.dtype == np.uint8
     assert read.shape == (6, 6, 3)
     assert np.abs(read / 255 - part).max() < 1 / 255
@@ -829,7 +830,7 @@ def test_resized_pictures_stay_in_their_range(tmp_path, size):
     """Bicubic weights overshoot beside an edge: black stays 0 and white 255, never round about."""
     board = np.kron(np.indices((4, 4)).sum(axis=0) % 2, np.ones((3, 3)))
     Image.fromarray((255 * board).astype(np.uint8)).save(tmp_path / "board.png")
-    shown = picture_files.read_picture(tmp_path / "board.png", size).astype(float)
+    shown = pictures.read_picture(tmp_path / "board.png", size).astype(float)
     exact = torch.nn.functional.interpolate(
         torch.from_numpy(255 * board)[None, None], size, mode="bicubic", antialias=True
     )[0, 0].clamp(0, 255)
@@ -900,7 +901,7 @@ def test_a_folder_without_classes_is_refused(tmp_path):
 def test_classes_without_pictures_are_refused(folder):
     for file in (folder / "test").rglob("*.png"):
         file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"no picture in .*test/\*: expected \.jpg, "):
+    with pytest.raises(FileNotFoundError, match=r"no picture in .*test: expected \.jpg, "):
         image_folder(folder)
 
 

@@ -140,17 +140,28 @@ def test_the_cache_is_read_again_unless_something_changed(data, cache, monkeypat
     assert len(list(cache.glob("features-*.safetensors"))) == 4
 
 
-def test_what_cannot_be_cached_is_refused(data, monkeypatch):
+def test_what_cannot_be_cached_is_refused(data):
     learning = model(data, replace(FROZEN, freeze_image=False))
     with pytest.raises(ValueError, match="the image encoder is not frozen"):
         train.cache_features(learning, data)
     method = model(data)
     with pytest.raises(ValueError, match="views is -1; give 0 or more"):
         train.cache_features(method, data, views=-1)
-    full = type("Usage", (), {"free": 10})
-    monkeypatch.setattr("shutil.disk_usage", lambda _: full)
-    with pytest.raises(OSError, match=r"0 MB free .*fewer views"):
-        train.cache_features(method, data, say=quiet)
+
+
+def test_a_cache_that_cannot_be_used_is_no_loss(data, cache):
+    method = model(data)
+    expected = train.cache_features(method, data, say=quiet).features
+    (file,) = cache.glob("features-*.safetensors")
+    file.write_bytes(b"junk")
+    assert torch.equal(train.cache_features(method, data, say=quiet).features, expected)
+    assert torch.equal(load_file(file)["features"], expected)
+    file.unlink()
+    cache.rmdir()
+    cache.write_text("not a folder")
+    with pytest.warns(UserWarning, match="cannot be kept"):
+        again = train.cache_features(method, data, say=quiet)
+    assert torch.equal(again.features, expected)
 
 
 def test_features_are_refused_where_the_encoder_learns(data):

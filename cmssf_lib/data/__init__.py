@@ -1,9 +1,10 @@
 """Data: pictures with captions and optional sounds, held in memory as one `ImageTextData`.
 
-`digit_scenes` and `digit_questions` make their own pictures and need no download; `cifar10` and
-`image_folder` read real ones. `with_class_captions` and `with_clues` replace the captions,
-`with_tones` adds sounds, and `noisy_pixels`, `noisy_sounds`, `delayed` and `mispaired` corrupt
-the data. `load` makes the data set of a preset; `batches` yields the batches that `fit` uses.
+`digit_scenes` and `digit_questions` make their own pictures and need no download; `cifar10`,
+`image_folder` and `plain_folder` read real ones, and `as_images` takes pictures in memory.
+`with_class_captions` and `with_clues` replace the captions, `with_tones` adds sounds, and
+`noisy_pixels`, `noisy_sounds`, `delayed` and `mispaired` corrupt the data. `load` makes the data
+set of a preset; `batches` yields the batches that `fit` uses.
 """
 
 import os
@@ -32,7 +33,9 @@ from cmssf_lib.data.picture_files import (
     cifar10 as cifar10,
     find_cifar10 as find_cifar10,
     image_folder as image_folder,
+    plain_folder as plain_folder,
 )
+from cmssf_lib.data.pictures import AnyPicture as AnyPicture, as_images as as_images
 from cmssf_lib.data.questions import (
     QUESTION_KINDS as QUESTION_KINDS,
     digit_questions as digit_questions,
@@ -60,6 +63,7 @@ class DataConfig:
     seed: int  # of the digit scenes, clues, tones, noise and the held-out part
     path: str | None = None  # folder of the pictures; None: $CMSSF_DATA (CIFAR-10: or a download)
     captions: str | None = None  # table of captions in an image folder; None: class captions
+    skip_unreadable: bool = False  # leave out damaged files of an image folder, with a warning
 
 
 def load(config: DataConfig) -> Splits:
@@ -84,7 +88,12 @@ def load(config: DataConfig) -> Splits:
     if config.name == "cifar10":
         splits = cifar10(config.path)
     elif config.name == "image_folder":
-        splits = image_folder(str(place), image_size=config.image_size, captions=config.captions)
+        splits = image_folder(
+            str(place),
+            image_size=config.image_size,
+            captions=config.captions,
+            skip_unreadable=config.skip_unreadable,
+        )
     elif config.flavour == "two":
         splits = digit_questions(**sizes, seed=config.seed)
     else:
@@ -98,6 +107,7 @@ def _require_possible(config: DataConfig, place: str | None) -> None:
     two, sound = scenes and config.flavour == "two", config.sound != "none"
     for impossible, message in (
         (config.captions and not folder, "a captions table needs name='image_folder'"),
+        (config.skip_unreadable and not folder, "skip_unreadable needs name='image_folder'"),
         (sound and not scenes, "photographs have no sound: set sound='none'"),
         (sound and two, "scenes with two digits have no sound: set sound='none'"),
         (two and config.text != "caption", "two digits come with a question: set text='caption'"),

@@ -1,47 +1,21 @@
-"""Pictures from files: CIFAR-10, or any folder of pictures, decoded once and then cached.
-
-Decoding tens of thousands of files takes a while. The cache (`cache_folder`) remembers the name,
-size and modification time of every picture, so a changed folder is decoded again.
-"""
+"""Data sets of picture files: CIFAR-10, classes in folders, or any folder without labels."""
 
 import hashlib
 import os
 import warnings
-from contextlib import suppress
-from functools import partial
-from glob import glob
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
-from PIL import Image, ImageOps
-from safetensors import SafetensorError
-from torch import Tensor
 from torchvision.datasets import CIFAR10
-from tqdm.contrib.concurrent import thread_map
 
 from cmssf_lib.captions import named_by_class, read_captions
 from cmssf_lib.data.image_text import ImageTextData, Splits
-from cmssf_lib.files import read_tensors, write_tensors
+from cmssf_lib.data.picture_cache import cache_folder, read_pictures
+from cmssf_lib.data.pictures import ENDINGS, PictureFile, find_pictures
 
 SPLITS = ("train", "test")
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
-CACHE_FORMAT = "cmssf-pictures-3"  # a new number invalidates all existing caches
-
-
-class Listing(NamedTuple):
-    """The picture files of one split, ``folder/<class>/*``, before they are read."""
-
-    folder: Path  # named after the split
-    classes: tuple[str, ...]
-    files: list[str]  # "<split>/<class>/<name>"; 60,000 Path objects would take too long
-
-
-def cache_folder() -> Path:
-    """Return the folder of the cache: $CMSSF_CACHE, by default ``~/.cache/cmssf``."""
-    return Path(os.environ.get("CMSSF_CACHE") or "~/.cache/cmssf").expanduser()
 
 
 def cifar10(path: str | Path | None = None) -> Splits:
@@ -92,7 +66,11 @@ def cifar10(path: str | Path | None = None) -> Splits:
 
 def find_cifar10(path: str | Path | None = None) -> Path | None:
     """Return the folder that `cifar10` reads, or ``None`` if it would have to download."""
-    for folder in (_cifar10_root(path), _cifar10_root(path) / "cifar10"):
+    try:
+        root = _cifar10_root(path)
+    except FileNotFoundError:  # no home folder, so nothing was downloaded there
+        return None
+    for folder in (root, root / "cifar10"):
         for parts in ((CIFAR10.base_folder,), SPLITS):
             if all((folder / part).is_dir() for part in parts):
                 return folder
@@ -120,8 +98,11 @@ def image_folder(
     image_size: int | None = None,
     captions: str | Path | None = None,
     name: str | None = None,
+    skip_unreadable: bool = False,
 ) -> Splits:
     """Load pictures laid out as ``train/<class>/*`` and ``test/<class>/*``.
+
+    `cmssf_lib.data.pictures` says which files are read, and what becomes of their pixels.
 
     Args:
         path: The folder that holds ``train`` and ``test``.
@@ -131,119 +112,114 @@ def image_folder(
             ``file_name`` ("train/boat/1.png", starting with the split) and ``text``. A relative
             path starts in ``path``. ``None`` for class captions.
         name: Shown in figures; by default the name of the folder.
+        skip_unreadable: Leave out files that cannot be read, with a warning that names them.
 
     Returns:
-        Training and test set; the classes are the sorted names of the class folders.
+        Training and test set; the classes are the sorted names of the class folders. A class
+        folder may hold further folders.
 
     Raises:
         FileNotFoundError: If the folder, a split or the table is missing, or a split is empty.
-        ValueError: If the splits hold different classes, there is only one class, a picture
-            cannot be read, sizes differ, or captions and pictures do not match one to one.
+        ValueError: If the splits hold different classes, there is only one class or one without
+            pictures, a picture cannot be read, sizes differ, or captions and pictures do not match
+            one to one.
     """
     root = Path(path).expanduser()
-    train, test = listed = [list_pictures(root / split) for split in SPLITS]
-    if train.classes != test.classes:
-        different = sorted({*train.classes} ^ {*test.classes})
-        raise ValueError(f"{root}: train and test hold different classes: {different[:5]}")
+    classes, listed = list[str](), dict[str, list[PictureFile]]()
+    for split in SPLITS:
+        own, listed[split] = list_pictures(root / split)
+        if different := sorted({*(classes or own)} ^ {*own}):
+            raise ValueError(f"{root}: train and test hold different classes: {different[:5]}")
+        classes = own
     said: dict[str, str] = {}
     if captions is not None:  # check them before reading the pictures, which may take long
         table = root / Path(captions).expanduser()
-        said = read_captions(table, [*train.files, *test.files])
-    classes, splits = train.classes, []
-    number = {label: i for i, label in enumerate(classes)}
-    for listing in listed:
-        images = read_pictures(listing, image_size)
-        labels = torch.tensor([number[file.split("/")[1]] for file in listing.files])
-        texts = tuple(said[f] for f in listing.files) if said else named_by_class(labels, classes)
-        shown = f"{name or root.name} {listing.folder.name}"
-        splits.append(ImageTextData(images, labels, texts, classes, shown))
+        said = read_captions(table, [f"{s}/{p.file}" for s in SPLITS for p in listed[s]])
+    number, splits = {label: i for i, label in enumerate(classes)}, []
+    for split in SPLITS:
+        images, files = read_pictures(root / split, listed[split], image_size, skip_unreadable)
+        _require_all(root / split, classes, files)
+        labels = torch.tensor([number[file.split("/")[0]] for file in files])
+        texts = (
+            tuple(said[f"{split}/{f}"] for f in files) if said else named_by_class(labels, classes)
+        )
+        shown = f"{name or root.absolute().name} {split}"
+        splits.append(ImageTextData(images, labels, texts, tuple(classes), shown))
     return Splits(*splits)
 
 
-def list_pictures(folder: Path) -> Listing:
-    """List the pictures of a split in a fixed order.
+def plain_folder(
+    path: str | Path,
+    *,
+    image_size: int | None = None,
+    test: float | int = 0.1,
+    name: str | None = None,
+    skip_unreadable: bool = False,
+) -> Splits:
+    """Load all pictures of a folder and its subfolders, for learning without labels.
+
+    Every picture gets the label 0, the only class "picture", and its caption. The held-out part is
+    decided by the pixels: pictures that look the same stay together, and if pictures are added
+    later, few of the old ones change sides.
+
+    Args:
+        path: The folder. `cmssf_lib.data.pictures` says which files in it are read.
+        image_size: As for `image_folder`.
+        test: How many pictures to hold out: a fraction, or a whole number.
+        name: As for `image_folder`.
+        skip_unreadable: As for `image_folder`.
+
+    Returns:
+        Training and test set, which share no picture.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no picture in it.
-        ValueError: If there are fewer than two classes.
+        ValueError: If a picture cannot be read, sizes differ, or one of the parts would be empty.
+    """
+    root = Path(path).expanduser()
+    found = find_pictures(root)
+    if not 0 < test < (len(found) if isinstance(test, int) else 1):
+        raise ValueError(f"{root}: cannot hold out test={test} of {len(found)} pictures")
+    images, _ = read_pictures(root, found, image_size, skip_unreadable)
+    digests = [hashlib.sha256(image.numpy().data).digest() for image in images]
+    count = test if isinstance(test, int) else round(test * len(images))
+    last = sorted(digests)[: max(1, count)][-1]  # of the held-out part
+    held_out = torch.tensor([digest <= last for digest in digests])
+    if held_out.all():
+        raise ValueError(
+            f"{root}: cannot hold out test={test}: only {len({*digests})} pictures differ"
+        )
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    texts, shown = named_by_class(labels, ["picture"]), name or root.absolute().name
+    data = ImageTextData(images, labels, texts, ("picture",), shown)
+    parts = data.subset(~held_out), data.subset(held_out)
+    return Splits(*(replace(p, name=f"{shown} {s}") for p, s in zip(parts, SPLITS, strict=True)))
+
+
+def list_pictures(folder: Path) -> tuple[list[str], list[PictureFile]]:
+    """List the classes and the pictures of a split, ``folder/<class>/*``, in a fixed order.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no picture in it.
+        ValueError: If there are fewer than two classes, or a class has no picture.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: expected train/<class>/* and test/<class>/*")
-    classes = sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".")
+    entries = [entry for entry in os.scandir(folder) if entry.name[0] != "."]
+    classes = sorted(entry.name for entry in entries if entry.is_dir())
     if len(classes) < 2:
         raise ValueError(f"{folder}: found {len(classes)} class folder(s); at least two are needed")
-    # glob skips hidden files such as "._cat.jpg", which macOS writes and which are not pictures.
-    found = glob(f"{folder.name}/*/*", root_dir=folder.parent)
-    found = sorted((file for file in found if file.lower().endswith(ENDINGS)), key=os.path.split)
-    if not found:
-        raise FileNotFoundError(f"no picture in {folder}/*: expected {', '.join(ENDINGS)} files")
-    return Listing(folder, tuple(classes), [file.replace(os.sep, "/") for file in found])
+    if loose := [e.name for e in entries if e.is_file() and e.name.lower().endswith(ENDINGS)]:
+        lost = f"{folder}: {len(loose)} pictures are left out, because they lie in no class folder"
+        warnings.warn(f"{lost} ({min(loose)}, ...)", stacklevel=3)
+    found = find_pictures(folder, classes)
+    _require_all(folder, classes, [picture.file for picture in found])
+    return classes, found
 
 
-def read_pictures(listing: Listing, size: int | None) -> UInt8[Tensor, "n 3 h w"]:
-    """Return the pictures of one split, from the cache if no file has changed.
-
-    Args:
-        listing: The result of `list_pictures`.
-        size: Side to which each picture's central square is resized; ``None`` for no resizing.
-
-    Raises:
-        ValueError: If a picture cannot be read, or sizes differ.
-    """
-    folder = listing.folder
-    paths = [f"{folder.parent}/{file}" for file in listing.files]
-    facts = [(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, paths)]
-    digest = hashlib.sha256(repr((listing.files, facts)).encode()).hexdigest()
-    key = hashlib.sha256(f"{folder.resolve()} {size}".encode()).hexdigest()[:16]
-    cached = cache_folder() / f"images-{key}.safetensors"
-    # If the cache is missing or damaged, the pictures are simply decoded again.
-    with suppress(OSError, ValueError):
-        tensors, about = read_tensors(cached, CACHE_FORMAT)
-        if about["listing"] == digest:
-            return tensors["images"]
-    images = _decode(paths, size, folder)
-    try:
-        write_tensors(cached, {"images": images}, {"format": CACHE_FORMAT, "listing": digest})
-    except (OSError, SafetensorError) as error:  # only a warning: the pictures can be used anyway
-        why = f"cannot keep the decoded pictures in {cached.parent} ({error})"
-        again = "they will be decoded again next time. Set CMSSF_CACHE to another folder"
-        warnings.warn(f"{why}: {again}", stacklevel=3)
-    return images
-
-
-def _decode(paths: list[str], size: int | None, folder: Path) -> UInt8[Tensor, "n 3 h w"]:
-    """Decode all pictures of a split."""
-    read = partial(read_picture, image_size=size)
-    arrays = thread_map(read, paths, desc=f"reading {folder.name}", leave=False, disable=None)
-    odd = [p for p, array in zip(paths, arrays, strict=True) if array.shape != arrays[0].shape]
-    if odd:
-        raise ValueError(f"{folder}: pictures differ in size (first at {odd[0]}): set image_size")
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-
-
-def read_picture(file: str | Path, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode one picture to RGB, upright according to its EXIF data.
-
-    Args:
-        file: Its path.
-        image_size: Side to which its central square is resized; ``None`` for no resizing.
-
-    Raises:
-        ValueError: If it cannot be read; the message names it.
-    """
-    try:
-        with Image.open(file) as opened:
-            ImageOps.exif_transpose(opened, in_place=True)
-            picture: Image.Image = opened
-            if picture.mode.startswith("I"):  # 16-bit grey; convert("RGB") would make it all white
-                picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
-            picture = picture.convert("RGB")
-    # Pillow raises several kinds of error for damaged files.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read the picture {file}: {error}") from error
-    if image_size is not None and picture.size != (image_size, image_size):
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        square = picture.crop((left, top, left + side, top + side))
-        picture = square.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+def _require_all(folder: Path, classes: Sequence[str], files: Iterable[str]) -> None:
+    if empty := sorted({*classes} - {file.split("/")[0] for file in files}):
+        raise ValueError(
+            f"{folder}: {len(empty)} class folder(s) without a picture that can be read: "
+            f"{empty[:5]}. Fill or delete them, in train and test"
+        )

@@ -8,11 +8,13 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmssf_lib.data import ImageTextData
+from cmssf_lib.data import AnyPicture, ImageTextData, as_images
 from cmssf_lib.methods import CMSSF, Method
 from cmssf_lib.methods.base import evaluating
 
 Pictures = UInt8[Tensor, "n 3 h w"]
+#: Pictures in other forms are made a tensor of the encoder's size by `cmssf_lib.data.as_images`.
+Given = ImageTextData | Pictures | AnyPicture | Sequence[AnyPicture]
 #: Number of pictures or captions encoded at a time: limits memory without changing the results.
 BATCH = 256
 
@@ -59,8 +61,10 @@ def embed(method: CMSSF, data: ImageTextData) -> Embeddings:
     )
 
 
-def embed_features(method: Method, data: ImageTextData | Pictures) -> Float[Tensor, "n width"]:
+def embed_features(method: Method, data: Given) -> Float[Tensor, "n width"]:
     """Return a method's `features` of each picture, before any projection head.
+
+    The pictures are a data set or a tensor, or whatever `cmssf_lib.data.as_images` takes.
 
     If the data set holds features cached from a frozen encoder, and the method's encoder is frozen,
     the cached features of each picture's first view are returned.
@@ -71,6 +75,8 @@ def embed_features(method: Method, data: ImageTextData | Pictures) -> Float[Tens
             if not any(weight.requires_grad for weight in encoder.parameters()):
                 return data.features[:, 0].cpu()
         data = data.images
+    if not isinstance(data, Tensor):
+        data = as_images(data, method.image_encoder.config.image_size)
     return _in_batches(method, method.features, data)
 
 
@@ -82,8 +88,8 @@ def pixel_features(data: ImageTextData) -> Float[Tensor, "n values"]:
     return data.images.flatten(1).float().cpu() / 255
 
 
-def embed_images(method: CMSSF, data: ImageTextData | Pictures) -> Float[Tensor, "n dim"]:
-    """Return the shared-space embedding of each picture of a data set or a tensor."""
+def embed_images(method: CMSSF, data: Given) -> Float[Tensor, "n dim"]:
+    """Return the shared-space embedding of each picture, as `embed_features` takes them."""
     return _in_batches(method, method.project, embed_features(method, data))
 
 

@@ -13,7 +13,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cmssf_lib.data.picture_files import ENDINGS, read_picture
+from cmssf_lib.data import pictures
+from cmssf_lib.data.pictures import quiet_decoders, read_picture
 from cmssf_lib.evaluate import embed_images
 from cmssf_lib.evaluate.embeddings import BATCH
 from cmssf_lib.methods import CMSSF
@@ -87,7 +88,7 @@ def index_folder(
 
     todo = [picture.file for picture in found if picture.file not in digests]
     starts = range(0, len(todo), BATCH)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with quiet_decoders(), ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in tqdm(starts, f"indexing {root.name}", leave=False, disable=None):
             batch = todo[start : start + BATCH]
             each = zip(batch, pool.map(read, batch), strict=True)
@@ -109,30 +110,8 @@ def index_folder(
 
 
 def find_pictures(folder: Path) -> list[Picture]:
-    """List the pictures in a folder and all its subfolders, sorted by path, without digests.
-
-    Raises:
-        FileNotFoundError: If there is no such folder, or no picture in it.
-        OSError: If a subfolder cannot be read. Skipping it would report its pictures as gone.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    found = []
-    for place, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if name[0] != "."]  # os.walk enters only these
-        for name in names:
-            if name[0] != "." and name.lower().endswith(ENDINGS):
-                path = Path(place, name)
-                facts = path.stat() if path.exists() else path.lstat()  # the latter: a broken link
-                file = path.relative_to(folder).as_posix()
-                found.append(Picture(file, facts.st_size, facts.st_mtime_ns, ""))
-    if not found:
-        raise FileNotFoundError(f"no picture in {folder}: expected {', '.join(ENDINGS)} files")
-    return sorted(found)
+    """List the pictures in a folder and all its subfolders, sorted by path, without digests."""
+    return sorted(Picture(*found, digest="") for found in pictures.find_pictures(folder))
 
 
 def _digests(pictures: Iterable[Picture]) -> Iterable[str]:

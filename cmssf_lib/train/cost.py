@@ -13,12 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from cmssf_lib.data import Batch, ImageTextData
-from cmssf_lib.data.picture_files import cache_folder
-from cmssf_lib.files import read_tensors, write_tensors
+from cmssf_lib.data.picture_cache import from_cache, to_cache
 from cmssf_lib.machine import step_seed
 from cmssf_lib.methods import CMSSF
 from cmssf_lib.methods.base import on_fastest_device
-from cmssf_lib.train.steps import require_room
 from cmssf_lib.views import as_float
 
 FORMAT = "cmssf-features-1"
@@ -85,7 +83,6 @@ def cache_features(
 
     Raises:
         ValueError: If the image encoder is not frozen, or ``views`` is negative.
-        OSError: If there is not enough disk space.
     """
     encoder = method.image_encoder
     if any(p.requires_grad for p in encoder.parameters()):
@@ -98,18 +95,14 @@ def cache_features(
     needed = len(data) * max(1, views) * encoder.width * 4
     what = f"in {views} random views each" if views else "as they are"
     said = f"features of {len(data):,} pictures, {what}: {needed / 1e6:,.0f} MB"
-    file = cache_folder() / f"features-{_key(method, data, views, seed)}.safetensors"
-    if keep and file.is_file():
-        say(f"{said}, read from {file}")
-        features = read_tensors(file, FORMAT)[0]["features"]
-        return replace(data, features=features.to(data.images.device))
-    say(f"{said}, to be kept in {file}" if keep else f"{said}, in memory")
-    if keep:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        require_room(file.parent, needed, "cached features (fewer views, or CMSSF_CACHE elsewhere)")
+    name = f"features-{_key(method, data, views, seed)}.safetensors"
+    if keep and (kept := from_cache(name, FORMAT)[0]):
+        say(f"{said}, read from {name} in the cache")
+        return replace(data, features=kept["features"].to(data.images.device))
+    say(f"{said}, to be kept in {name} in the cache" if keep else f"{said}, in memory")
     features = _encode(method, data, views, seed, progress)
     if keep:
-        write_tensors(file, {"features": features}, {"format": FORMAT})
+        to_cache(name, {"features": features}, {"format": FORMAT})
     return replace(data, features=features.to(data.images.device))
 
 

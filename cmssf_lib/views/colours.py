@@ -19,8 +19,11 @@ def as_float(images: UInt8[Tensor, "b 3 h w"] | Images) -> Images:
 
     Raises:
         ValueError: If the shape is not ``(b, 3, h, w)``, or floats are NaN or outside [0, 1].
-        TypeError: If the values are neither uint8 nor floating point.
+        TypeError: If it is no tensor, or its values are neither uint8 nor floating point.
     """
+    if not isinstance(images, Tensor):
+        got = type(images).__name__
+        raise TypeError(f"expected a tensor; got {got}: `cmssf_lib.data.as_images` makes one")
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be (batch, 3, height, width); got {tuple(images.shape)}")
     if images.dtype == torch.uint8:
