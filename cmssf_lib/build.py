@@ -9,13 +9,12 @@ from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import nn
 
 from cmssf_lib.data import ImageTextData
 from cmssf_lib.encoders import ImageEncoder, TextEncoder, VisionConfig
 from cmssf_lib.encoders.backbone import APART
-from cmssf_lib.files import records
+from cmssf_lib.files import home, read_tensors, records
 from cmssf_lib.fusion import FusionClassifier
 from cmssf_lib.methods import BYOL, CMSSF, DINO, MAE, Method, MoCo, SimCLR, Supervised
 from cmssf_lib.presets import Preset, preset, sections
@@ -186,7 +185,7 @@ def _as_learned(vision: VisionConfig) -> tuple[VisionConfig, Path | None]:
     """
     if vision.weights in ("", "timm"):
         return vision, None
-    path = Path(vision.weights)
+    path = home(vision.weights)
     if not path.exists():
         with suppress(FileNotFoundError):  # no records here: `load_weights` names what is missing
             recorded = records() / path
@@ -220,10 +219,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: expected a .safetensors state dict")
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
+    state, _ = read_tensors(path, None)
     for encoder in ("teacher_encoder.backbone.", "image_encoder.backbone."):
         part = {k.removeprefix(encoder): v for k, v in state.items() if k.startswith(encoder)}
         state = part or state

@@ -4,46 +4,79 @@ import csv
 import errno
 import json
 import os
-import zlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-CHECKPOINT_FORMAT = "cmssf-checkpoint-2"
+
+def home(path: str | Path) -> Path:
+    """Return a path in which ``~`` stands for the home folder, as at every door of the library.
+
+    Raises:
+        ValueError: If it is empty.
+        FileNotFoundError: If the home folder is not known.
+    """
+    if not str(path):
+        raise ValueError("the path is empty: name a file or a folder")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(
+            f"{path} begins with a home folder that is not known here: write the whole path"
+        ) from error
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written, before the work whose result goes there.
+
+    Args:
+        folder: It need not exist yet, and is not created.
+
+    Raises:
+        OSError: The message names the reason.
+    """
+    place = folder.absolute()
+    try:
+        while not (place.exists() or place.is_symlink()):
+            place = place.parent
+        with TemporaryFile(dir=place):  # as root, or on a read-only disk, only a try can tell
+            pass
+    except OSError as error:
+        why = f"nothing can be written in {folder} ({error.strerror}): choose another folder"
+        raise OSError(error.errno, why) from error
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then move it there atomically.
 
     Raises:
-        OSError: If the disk is full; a previous file at ``path`` is untouched.
+        OSError: If it cannot be written; a previous file at ``path`` is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode  # as the umask says; safetensors writes for one user only
         write(unfinished)
+        unfinished.chmod(mode)
         with open(unfinished, "rb+") as file:  # Windows only syncs files open for writing
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        if not full:
-            raise
-        raise OSError(
-            errno.ENOSPC,
-            f"the disk is full: {path} could not be written; what was there before is untouched. "
-            "Free some space and start again",
-        ) from error
+        number, why = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
+        kept = f"{path} could not be written; what was there before is untouched"
+        if number == errno.ENOSPC or "No space left" in str(error):
+            what = f"the disk is full: {kept}. Free some space and start again"
+            raise OSError(errno.ENOSPC, what) from error
+        raise OSError(number or errno.EIO, f"{kept} ({why})") from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -53,12 +86,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     replace_file(path, lambda unfinished: save_file(dict(tensors), unfinished, dict(metadata)))
 
 
-def read_tensors(path: Path, expected_format: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read what `write_tensors` wrote.
+def read_tensors(
+    path: Path, expected_format: str | None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read what `write_tensors` wrote; without an expected format, any safetensors file.
 
     Raises:
+        OSError: If this user may not read the file.
         ValueError: If the file is cut off, damaged, or of another kind.
     """
+    with open(path, "rb"):  # safetensors would say of a file that may not be read: it is missing
+        pass
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -69,7 +107,7 @@ def read_tensors(path: Path, expected_format: str) -> tuple[dict[str, Tensor], d
             f"{path} is damaged or not a safetensors file ({error}): delete it to start again, "
             "or put back a whole copy"
         ) from error
-    if metadata.get("format") != expected_format:
+    if expected_format is not None and metadata.get("format") != expected_format:
         raise ValueError(
             f"{path} was not written by this library for this purpose: its format is "
             f"{metadata.get('format', 'not stated')!r}, expected {expected_format!r}"
@@ -77,57 +115,14 @@ def read_tensors(path: Path, expected_format: str) -> tuple[dict[str, Tensor], d
     return tensors, metadata
 
 
-def write_checkpoint(
-    path: Path, method: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
-) -> None:
-    """Write the weights and the optimizer's state, and everything else as JSON in the header.
-
-    Args:
-        path: The safetensors file.
-        method: The model.
-        optimizer: Its optimizer.
-        state: What else to store; JSON must be able to represent it.
-    """
-    moments = optimizer.state_dict()
-    tensors = {f"model.{k}": v for k, v in method.state_dict().items()}
-    for index, values in moments["state"].items():
-        tensors |= {  # only tensors: Muon also keeps a flag, which it can tell from the group
-            f"optimizer.{index}.{name}": value
-            for name, value in values.items()
-            if isinstance(value, Tensor)
-        }
-    kept = json.dumps({**state, "param_groups": moments["param_groups"]})
-    whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_tensors(path, whole, {"format": CHECKPOINT_FORMAT, "state": kept})
-
-
-def read_checkpoint(
-    path: Path, method: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Restore what `write_checkpoint` wrote into the model and its optimizer; return the rest.
-
-    Raises:
-        ValueError: If the file is cut off, damaged, or of another kind.
-    """
-    tensors, metadata = read_tensors(path, CHECKPOINT_FORMAT)
-    state: dict[str, Any] = json.loads(metadata["state"])
-    method.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            moments[int(index)][name] = value
-    groups = state.pop("param_groups")
-    optimizer.load_state_dict({"state": dict(moments), "param_groups": groups})
-    return state
-
-
 def lock_folder(folder: Path) -> FileLock:
     """Lock a folder for this process; the lock ends with the process.
 
     Raises:
         RuntimeError: If another process is training in this folder.
+        OSError: If nothing can be written there.
     """
+    require_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -153,7 +148,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    replace_file(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    whole = text.encode("utf-8", "surrogatepass")  # a command may name a file that is not UTF-8
+    replace_file(path, lambda unfinished: unfinished.write_bytes(whole))
 
 
 def read_json(path: Path) -> Any:
@@ -162,7 +158,7 @@ def read_json(path: Path) -> Any:
     Raises:
         ValueError: If the file is damaged.
     """
-    with _damage_of(path):
+    with damage_of(path):
         return json.loads(path.read_bytes())
 
 
@@ -172,7 +168,7 @@ def read_table(path: Path) -> list[dict[str, float]]:
     Raises:
         ValueError: If the file is damaged.
     """
-    with _damage_of(path), open(path, newline="") as file:
+    with damage_of(path), open(path, newline="", encoding="utf-8") as file:
         return [
             {key: float(value) for key, value in row.items() if value != ""}
             for row in csv.DictReader(file, strict=True)
@@ -184,7 +180,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
 
     def write(unfinished: Path) -> None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        with open(unfinished, "w", newline="") as file:
+        with open(unfinished, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             for row in rows:
@@ -199,16 +195,18 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         ValueError: If the file is damaged.
     """
-    with _damage_of(path), np.load(path, allow_pickle=False) as arrays:
+    with damage_of(path), np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
 
 
 @contextmanager
-def _damage_of(path: Path) -> Iterator[None]:
+def damage_of(path: Path) -> Iterator[None]:
     """Turn the errors of a parser into one that names the file."""
     try:
         yield
-    except (ValueError, TypeError, EOFError, csv.Error, BadZipFile, zlib.error) as error:
+    except Exception as error:  # a parser may raise anything
+        if isinstance(error, OSError) and error.filename is not None:  # it cannot be opened
+            raise
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
@@ -230,7 +228,7 @@ def records() -> Path:
         FileNotFoundError: If there is none.
     """
     if named := os.environ.get("CMSSF_RUNS"):
-        return Path(named)
+        return home(named)
     for folder in (Path.cwd(), *Path.cwd().parents):
         if (folder / "book" / "runs").is_dir():
             return folder / "book" / "runs"

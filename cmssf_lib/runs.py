@@ -15,6 +15,7 @@ old one intact. Nothing is pickled.
 """
 
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,13 +29,16 @@ from cmssf_lib import files
 #: have moved to another folder; the fingerprint says whether they are the same.
 MAY_CHANGE = ("train.checkpoint_minutes", "cmssf.chunk", "cmssf.micro_batch", "data.path")
 FORMAT = "cmssf-weights-1"
+FILES = ["config.json", "environment.json", "history.csv", "outputs.npz", "results.json"]
+WEIGHTS, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
 
 
 class Run:
     """A training run; without a path it is kept in memory only.
 
     Args:
-        path: Its folder; created when something is saved.
+        path: Its folder; created when something is saved. It may hold other files, but none with
+            the name of a file of a run, unless it holds a run.
 
     Attributes:
         path: The folder, or ``None``.
@@ -46,12 +50,13 @@ class Run:
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else files.home(path)
         self.config: dict[str, Any] = {}
         self.history: list[dict[str, float]] = []
         self.environment: dict[str, Any] = {}
         self.results: dict[str, float] = {}
         self.outputs: dict[str, np.ndarray] = {}
+        self._may_write = False  # whether the folder was found to hold a run, or none of its files
 
     @classmethod
     def load(cls, path: str | Path) -> "Run":
@@ -62,7 +67,7 @@ class Run:
             ValueError: If one of its files is damaged.
         """
         run = cls(path)
-        folder = Path(path)
+        folder = run.path or Path()
         if not (folder / "config.json").is_file():
             beside = sorted(p.parent.name for p in folder.parent.glob("*/config.json")) or ["none"]
             raise FileNotFoundError(
@@ -73,6 +78,8 @@ class Run:
                 setattr(run, name, found := files.read_json(path))
                 if not isinstance(found, dict):
                     raise ValueError(f"{path} is damaged: it holds {found!r} and no names")
+        if odd := [k for k, v in run.results.items() if not isinstance(v, int | float)]:
+            raise ValueError(f"{path} is damaged: {odd[0]} is no number")
         if (folder / "history.csv").is_file():
             run.history = files.read_table(folder / "history.csv")
         if (folder / "outputs.npz").is_file():
@@ -109,7 +116,7 @@ class Run:
     @property
     def checkpoint(self) -> Path | None:
         """The checkpoint file of an unfinished run; ``None`` for a run in memory."""
-        return None if self.path is None else self.path / "checkpoint.safetensors"
+        return None if self.path is None else self.path / CHECKPOINT
 
     def series(self, column: str) -> list[float]:
         """Return one column of the history.
@@ -127,17 +134,30 @@ class Run:
 
         Raises:
             OSError: If the disk is full; existing files stay intact.
+            ValueError: If the folder holds such files, and they are not those of a run.
         """
         if self.path is None:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        for name in ("config", "environment", "results"):
-            if getattr(self, name):
-                files.write_json(self.path / f"{name}.json", getattr(self, name))
-        if self.history:
-            files.write_table(self.path / "history.csv", self.history)
-        if self.outputs:
-            files.write_arrays(self.path / "outputs.npz", self.outputs)
+        self._require_own_folder()
+        write: dict[str, Callable[[Path, Any], None]]
+        write = {".json": files.write_json, ".csv": files.write_table, ".npz": files.write_arrays}
+        for name in FILES:  # the results last: with them, a run counts as measured
+            path = self.path / name
+            if content := getattr(self, path.stem):
+                write[path.suffix](path, content)
+
+    def _require_own_folder(self) -> None:
+        """Refuse a folder in which a run would replace what is no run's."""
+        if self.path is None or self._may_write:
+            return
+        there = [name for name in (*FILES, WEIGHTS, CHECKPOINT) if (self.path / name).exists()]
+        config = self.path / FILES[0]
+        if there and not (config.is_file() and _describes_run(files.read_json(config))):
+            raise ValueError(
+                f"{self.path} holds {', '.join(there)}, not written by a run: writing there would "
+                "destroy that, so choose another folder"
+            )
+        self._may_write = True
 
     def save_weights(self, method: nn.Module) -> None:
         """Write ``model.safetensors``; does nothing for a run in memory.
@@ -145,11 +165,12 @@ class Run:
         Tensors that half precision represents exactly are stored so (`TrainConfig.half_weights`).
         """
         if self.path is not None:
+            self._require_own_folder()
             tensors = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
             for name, tensor in tensors.items():
                 if tensor.dtype == torch.float32 and torch.equal(tensor.half().float(), tensor):
                     tensors[name] = tensor.half()
-            files.write_tensors(self.path / "model.safetensors", tensors, {"format": FORMAT})
+            files.write_tensors(self.path / WEIGHTS, tensors, {"format": FORMAT})
 
     @property
     def begun(self) -> bool:
@@ -159,7 +180,7 @@ class Run:
     @property
     def has_weights(self) -> bool:
         """Whether ``model.safetensors`` exists."""
-        return self.path is not None and (self.path / "model.safetensors").is_file()
+        return self.path is not None and (self.path / WEIGHTS).is_file()
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Read ``model.safetensors``.
@@ -173,7 +194,7 @@ class Run:
             lacking = "holds no weights; make it again with"
             why = "is not finished; go on with" if self.begun else lacking
             raise FileNotFoundError(f"the run {self.name} {why}: {self.command}")
-        return files.read_tensors(self.path / "model.safetensors", FORMAT)[0]
+        return files.read_tensors(self.path / WEIGHTS, FORMAT)[0]
 
     def state(self) -> Literal["new", "under way", "trained", "measured"]:
         """Return how far the run in this folder has come; a run in memory is new.
@@ -182,9 +203,10 @@ class Run:
         settings must not block the second.
 
         Raises:
-            ValueError: If the folder holds a run with another configuration; the message names
-                the fields that differ.
+            ValueError: If the folder holds a run with another configuration (the message names
+                the fields that differ), or files that a run would replace and did not write.
         """
+        self._require_own_folder()
         if self.path is None or not (self.path / "config.json").is_file():
             return "new"
         old = Run.load(self.path)
@@ -209,13 +231,20 @@ class Run:
 def all_runs(root: str | Path) -> list[Run]:
     """Load every run below a folder, by name.
 
-    Other folders with a config.json are ignored. A damaged run is skipped with a warning.
+    A damaged run, or a config.json of something else, is skipped with a warning that names it.
     """
     runs = []
-    for path in sorted(Path(root).rglob("config.json")):
+    for path in sorted(files.home(root).rglob("config.json")):
         try:
-            if "train" in (found := Run.load(path.parent)).config:
-                runs.append(found)
+            if not _describes_run((found := Run.load(path.parent)).config):
+                raise ValueError(f"{path} describes no run")
+            runs.append(found)
         except (ValueError, OSError) as error:
             warnings.warn(f"passed over: {error}", stacklevel=2)
     return runs
+
+
+def _describes_run(config: Any) -> bool:
+    """Return whether the content of a config.json is that of a run."""
+    train = config.get("train") if isinstance(config, Mapping) else None
+    return isinstance(train, Mapping) and isinstance(config.get("data_fingerprint"), str)

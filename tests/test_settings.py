@@ -83,17 +83,43 @@ class Some:
     count: PositiveInt = 1
     part: Fraction = 0.0
     less: BelowOne = 0.0
+    seed: int = 0
 
 
-@given(st.floats(), st.integers())
+@given(st.floats(), st.integers() | st.integers(-(2**63), 2**65))
 def test_bounds_are_where_they_say(x, n):
     for field, good, value in (
         ("part", 0 <= x <= 1, x),
         ("less", 0 <= x < 1, x),
-        ("count", n > 0, n),
+        ("seed", abs(n) <= 2**62, n),
+        ("count", 0 < n <= 10**7, n),
     ):
         if good:
             assert getattr(Some(**{field: value}), field) == value
         else:
             with pytest.raises(ValueError, match=f"^Some: {field}: Input should be"):
                 Some(**{field: value})
+
+
+def numbers(kind: Any) -> Any:
+    """The kinds of number in a type, each with its marks."""
+    base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    if get_origin(base) is tuple:
+        return [found for part in get_args(base) for found in numbers(part)]
+    return [kind] if base in (int, float) else []
+
+
+@pytest.mark.parametrize(("part", "field"), FIELDS, ids=lambda x: getattr(type(x), "__name__", x))
+def test_no_number_is_so_large_that_something_else_is_blamed(part, field):
+    """A seed of 10²⁰ was an overflow of torch's, a deviation of 10⁻⁴⁰ the learning rate's fault."""
+    kind = kind_of(part, field)
+    for number in numbers(kind):
+        base = get_args(number)[0]
+        for value in (base(10**20), base(-(10**20)), *([1e308] if base is float else [])):
+            value = (value,) * len(get_args(kind)) if get_origin(kind) is tuple else value
+            with pytest.raises(ValueError, match=rf"^{type(part).__name__}: {field}\b"):
+                replace(part, **{field: value})
+    if field in ("std", "temperature", "teacher_temperature", "student_temperature"):
+        tiny = 1e-40 if field != "std" else (1e-40,) * 3
+        with pytest.raises(ValueError, match=f"{field}.*greater than or equal to 0\\.0"):
+            replace(part, **{field: tiny})

@@ -3,6 +3,8 @@
 import math
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import weakref
 from pathlib import Path
@@ -576,3 +578,131 @@ def test_a_damaged_index_is_refused(model, pictures, tmp_path, fault):
     complaint = r"index\.safetensors (is damaged|was not written by this library)"
     with pytest.raises(ValueError, match=complaint):
         Index.load(tmp_path)
+
+
+# --- work that is kept, and what was moved ----------------------------------------------------
+
+INDEXING = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_share_index import folder, new_model
+encode = folder.embed_images
+def told(model, images):
+    made = encode(model, images)
+    print(len(images), flush=True)
+    return made
+folder.embed_images = told
+folder.BATCH = {batch}
+folder.index_folder(new_model(), {root!r}, to={to!r})
+"""
+
+
+def count_encoded(monkeypatch) -> list[int]:
+    """The number of pictures in each batch that is encoded from now on."""
+    counts, encode = [], folder.embed_images
+
+    def counted(model, images):
+        counts.append(len(images))
+        return encode(model, images)
+
+    monkeypatch.setattr(folder, "embed_images", counted)
+    return counts
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("kill_after", [1, 7, 30])
+def test_a_process_that_is_killed_while_indexing_loses_a_twentieth(
+    kill_after, model, tmp_path, monkeypatch
+):
+    """The proportions of 10,000 pictures in batches of 256, with 400 in batches of 10."""
+    for number in range(400):
+        write(tmp_path / "pictures" / f"{number:03}.png", number)
+    code = INDEXING.format(
+        tests=str(Path(__file__).parent),
+        root=str(tmp_path / "pictures"),
+        to=str(tmp_path),
+        batch=10,
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    for _ in range(kill_after):
+        assert process.stdout.readline() == "10\n"
+    process.kill()
+    done = 10 * (kill_after + len(process.stdout.read().split()))
+    process.wait()
+    assert not (tmp_path / "index.safetensors").exists()
+    monkeypatch.setattr(folder, "BATCH", 10)
+    counts = count_encoded(monkeypatch)
+    index = index_folder(model, tmp_path / "pictures", to=tmp_path)
+    assert done + sum(counts) <= 400 + 400 // 20
+    assert sum(counts) < 400 or kill_after == 1  # perhaps before its first piece was written
+    monkeypatch.undo()
+    fresh = index_folder(model, tmp_path / "pictures")
+    assert index.pictures == fresh.pictures
+    torch.testing.assert_close(index.vectors, fresh.vectors)
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["index.safetensors"]
+    assert Index.load(tmp_path).pictures == fresh.pictures
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, None])
+def test_what_was_encoded_before_an_error_is_kept(error, model, tmp_path, monkeypatch):
+    """The error None: the last picture is damaged, and repaired afterwards."""
+    for number in range(45):
+        write(tmp_path / "pictures" / f"{number:02}.png", number)
+    last, read = tmp_path / "pictures" / "44.png", folder.read_picture
+
+    def fail(path, size):
+        if Path(path) == last:
+            raise error or ValueError(f"cannot read the picture {path}: junk")
+        return read(path, size)
+
+    monkeypatch.setattr(folder, "BATCH", 10)
+    monkeypatch.setattr(folder, "read_picture", fail)
+    with pytest.raises(error or ValueError):
+        index_folder(model, tmp_path / "pictures", to=tmp_path / "index")
+    monkeypatch.setattr(folder, "read_picture", read)
+    counts = count_encoded(monkeypatch)
+    index = index_folder(model, tmp_path / "pictures", to=tmp_path / "index")
+    assert sum(counts) == (5 if error else 1)
+    assert len(index) == 45
+    assert index.changes.encoded == sum(counts)
+
+
+def test_pieces_of_another_model_or_damaged_ones_are_no_loss(model, pictures, tmp_path):
+    index_folder(new_model(1), pictures).save(tmp_path, folder.UNFINISHED.format(1))
+    (tmp_path / folder.UNFINISHED.format(2)).write_text("junk")
+    index = index_folder(model, pictures, to=tmp_path)
+    torch.testing.assert_close(index.vectors, index_folder(model, pictures).vectors)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["index.safetensors"]
+
+
+@pytest.mark.parametrize("index_at", ["index", "pictures/index", "."])
+def test_pictures_model_and_index_can_be_moved_together(index_at, pictures, tmp_path):
+    save_pretrained(new_model(), tmp_path / "all" / "model")
+    pictures.rename(tmp_path / "all" / "pictures")
+    model = from_pretrained(tmp_path / "all" / "model")
+    place, name = tmp_path / "all" / index_at, str(tmp_path / "all" / "model")
+    before = index_folder(model, tmp_path / "all" / "pictures", to=place, model_name=name)
+    (tmp_path / "all").rename(tmp_path / "moved")
+    after = Index.load(tmp_path / "moved" / index_at)
+    assert after.folder == tmp_path / "moved" / "pictures"
+    assert after.model_name == str(tmp_path / "moved" / "model")
+    assert after.pictures == before.pictures
+    again = index_folder(model, after.folder, old=after, to=tmp_path / "moved" / index_at)
+    assert again.changes == Changes()
+
+
+def test_pictures_that_moved_without_their_index_are_found_by_content(
+    model, pictures, tmp_path, monkeypatch
+):
+    old = index_folder(model, pictures, to=tmp_path / "index")
+    moved = pictures.rename(tmp_path / "elsewhere")
+    (moved / "b.png").rename(moved / "renamed.png")
+    no_reading(monkeypatch)  # their digests suffice
+    new = index_folder(model, moved, old=Index.load(tmp_path / "index"), to=tmp_path / "index")
+    assert new.folder == moved
+    assert new.changes == Changes(("renamed.png",), (), ("b.png",), 0)
+    assert len(new) == len(old)
+    write(tmp_path / "other" / "1.png", 1)
+    shutil.rmtree(moved)  # gone, but what is there now is something else
+    with pytest.raises(ValueError, match=r"is of the folder .*elsewhere, not of .*other"):
+        index_folder(model, tmp_path / "other", old=new, to=tmp_path / "index")

@@ -32,6 +32,7 @@ from cmssf_lib.train import (
     make_optimizer,
     steps,
 )
+from cmssf_lib.train.checkpoint import CHECKPOINT_FORMAT
 
 TINY = replace(
     QUICK,
@@ -484,7 +485,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_checkpoint(tmp_
     with pytest.raises(FloatingPointError, match=r"epoch 2, step 5.*checkpoint in .* untouched"):
         fit(method, data, TrainConfig(epochs=2, batch_size=32), run=tmp_path, progress=False)
     assert all(torch.isfinite(p).all() for p in method.parameters())
-    tensors, _ = files.read_tensors(tmp_path / "checkpoint.safetensors", files.CHECKPOINT_FORMAT)
+    tensors, _ = files.read_tensors(tmp_path / "checkpoint.safetensors", CHECKPOINT_FORMAT)
     assert all(torch.isfinite(t).all() for t in tensors.values())
     assert not (tmp_path / "model.safetensors").exists()
 

@@ -4,13 +4,13 @@ The commands call the same functions as the notebooks and print the results. tyr
 options and help texts from the signatures, docstrings and dataclasses.
 """
 
+import os
 import shlex
 import sys
 import warnings
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import tyro
@@ -18,37 +18,62 @@ from pydantic import PositiveInt
 from tyro.conf import Positional
 
 from cmssf_lib.cli import measure, search, training
+from cmssf_lib.cli.terminal import lasting, note
 from cmssf_lib.cli.training import Data
+from cmssf_lib.files import home
 from cmssf_lib.presets import Preset, preset, sections
 
 __all__ = ["main"]
 
-#: Exit codes: 2 for an error that the message explains, 130 after Ctrl-C.
-MISTAKE, INTERRUPTED = 2, 130
+#: Exit codes: 1 for an error that nobody foresaw, 2 for one that the message explains, 130 after
+#: Ctrl-C, 141 (as of a program ended by SIGPIPE) if nobody read the output to its end.
+FAULT, MISTAKE, INTERRUPTED, UNREAD = 1, 2, 130, 141
+FORESEEN = (ValueError, RuntimeError, OSError, FloatingPointError, MemoryError)
 #: Options of tyro for every command: write names with underscores, as in Python.
 OPTIONS: dict[str, Any] = {"use_underscores": True}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the shell's exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    """Run one command and return the shell's exit code.
+
+    An error is one sentence on stderr; with CMSSF_TRACEBACK=1 in the environment it is raised.
+    """
+    with lasting() as faults:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    if not faults:
+        return code
+    if isinstance(faults[0], BrokenPipeError):
+        return UNREAD
+    note(f"the output could not be written: {faults[0]}")
+    return code or FAULT
+
+
+def _run(words: list[str]) -> int:
+    """Run one command; return its exit code, whatever happens."""
     try:
         with warnings.catch_warnings():
             # Print only the message of a warning, without its file and line.
-            warnings.showwarning = lambda message, *_, **__: search.note(str(message))
+            warnings.showwarning = lambda message, *_, **__: note(message)
             # The options of `train` depend on its method and preset, so it parses its own words.
             if words[:1] == ["train"] and words[1:] and words[1] not in ("-h", "--help"):
                 train(words[1:])
             else:
                 tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="cmssf", args=words, **OPTIONS)
     except KeyboardInterrupt as interruption:
-        print(f"\ncmssf: {str(interruption) or 'stopped'}", file=sys.stderr)
+        print(file=sys.stderr)  # behind the terminal's ^C
+        note(str(interruption) or "stopped")
         return INTERRUPTED
-    except (ValueError, RuntimeError, OSError, FloatingPointError, MemoryError) as error:
-        search.note(str(error))
-        return MISTAKE
     except SystemExit as end:  # tyro has printed an error or the help
         return MISTAKE if end.code else 0
+    except Exception as error:
+        if os.environ.get("CMSSF_TRACEBACK"):
+            raise
+        if isinstance(error, FORESEEN) and str(error):
+            plain = isinstance(error, OSError) and error.filename is None and error.strerror
+            note(plain or error)
+            return MISTAKE
+        note(f"{type(error).__name__}: {error} (CMSSF_TRACEBACK=1 shows where)")
+        return FAULT
     return 0
 
 
@@ -70,10 +95,13 @@ def train(words: Sequence[str]) -> None:
         ValueError: If the method or the preset is unknown, or a setting is invalid.
     """
     asked, chosen = read_settings(words)
+    if asked.seeds < 1:
+        raise ValueError(f"--seeds {asked.seeds}: give at least one")
     if asked.seeds > 1:
         training.train_seeds(words, asked.run, chosen.train.seed, asked.seeds)
         return
-    folder = Path(asked.run or f"runs/{asked.method}-{chosen.name}-s{chosen.train.seed}")
+    usual = f"runs/{asked.method}-{chosen.name}-s{chosen.train.seed}"
+    folder = home(usual if asked.run is None else asked.run)
     training.train_run(chosen, asked.method, folder, shlex.join(["cmssf", "train", *words]))
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,9 @@ from tyro.conf import Positional
 
 from cmssf_lib import evaluate
 from cmssf_lib.build import build
+from cmssf_lib.cli.terminal import note, say
 from cmssf_lib.data import ImageTextData, Splits
-from cmssf_lib.files import records
+from cmssf_lib.files import home, records
 from cmssf_lib.fusion import FusionClassifier
 from cmssf_lib.methods import CMSSF, MAE, Method
 from cmssf_lib.presets import Preset
@@ -52,21 +52,22 @@ def runs(folder: Positional[str | None] = None) -> None:
     Args:
         folder: Folder of the runs; if not given, the book's recorded runs.
     """
-    place = Path(folder) if folder else records()
+    place = records() if folder is None else home(folder)
     found = all_runs(place)
     if not found:
         raise FileNotFoundError(f"no runs below {place}; train one with `cmssf train`")
-    print(f"{'run':32} {'preset':9} {'epochs':>9} {'minutes':>8}  {'data':16}  test result")
+    say(f"{'run':32} {'preset':9} {'epochs':>9} {'minutes':>8}  {'data':16}  test result")
     for run in found:
-        minutes = sum(row["seconds"] for row in run.history) / 60
-        epochs = f"{len(run.history)}/{run.config['train']['epochs']}"
-        shown = headline(run, run.results)
-        result = f"{shown[1]:.1%} {shown[0]}" if shown else "–"
-        name = run.path.relative_to(place) if run.path else run.name
-        print(
-            f"{name!s:32} {run.config.get('preset', '–'):9} {epochs:>9} {minutes:8.1f}  "
-            f"{run.config['data_fingerprint']:16}  {result}"
-        )
+        try:
+            minutes = sum(row["seconds"] for row in run.history) / 60
+            epochs = f"{len(run.history)}/{run.config['train']['epochs']}"
+            shown = headline(run, run.results)
+            result = f"{shown[1]:.1%} {shown[0]}" if shown else "–"
+            name = run.path.relative_to(place) if run.path else run.name
+            line = f"{name!s:32} {run.config.get('preset', '–')!s:9} {epochs:>9} {minutes:8.1f}  "
+            say(f"{line}{run.config['data_fingerprint']:16}  {result}")
+        except (LookupError, TypeError) as error:
+            note(f"passed over: {run.path} holds another program's record ({error!r})")
 
 
 def each_epoch(
@@ -229,19 +230,18 @@ def print_epoch(run: Run) -> None:
     floor = f" (floor {row['floor']:.3f})" if bounded else ""
     shown = headline(run, row, "validation_")
     watched = f"validation {shown[0].replace('_', ' ')} {shown[1]:.1%}; " if shown else ""
-    print(
+    say(
         f"epoch {row['epoch']:.0f}/{epochs}: loss {row['loss']:.3f}{floor}, {watched}"
         f"{row['images_per_second']:.0f} images/s; of a step: "
         + "".join(f"{part} {share:.1%}, " for part, share in shares.items())
         + f"together {sum(shares.values()):.1%}; peak memory "
-        f"{run.environment['peak_memory_gb']:.2f} GB",
-        flush=True,
+        f"{run.environment['peak_memory_gb']:.2f} GB"
     )
 
 
 def print_results(results: Mapping[str, float], beside: Mapping[str, float] | None = None) -> None:
     """Print a table of results, next to the recorded ones if given."""
-    print(f"{'metric':36} {'now':>10}" + (f" {'recorded':>10}" if beside else ""))
+    say(f"{'metric':36} {'now':>10}" + (f" {'recorded':>10}" if beside else ""))
     for name, value in results.items():
         recorded = f" {beside[name]:10.4f}" if beside and name in beside else ""
-        print(f"{name:36} {value:10.4f}{recorded}")
+        say(f"{name:36} {value:10.4f}{recorded}")

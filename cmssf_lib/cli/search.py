@@ -1,14 +1,13 @@
 """``cmssf index`` and ``cmssf search``: search a folder of your own pictures by text."""
 
-import os
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
+from cmssf_lib.cli.terminal import note, say
 from cmssf_lib.cli.training import Data, load_trained
+from cmssf_lib.files import home, require_writable
 from cmssf_lib.methods import CMSSF
 from cmssf_lib.runs import Run
 from cmssf_lib.share import Index, fingerprint, from_pretrained, index_folder
@@ -32,30 +31,31 @@ def index(
         skip_unreadable: Leave out damaged pictures instead of stopping.
         pictures: Folder of the data that the model was trained on, if the model is a run.
     """
-    root = Path(folder).expanduser()
+    root, place = home(folder), home(to)
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root} with pictures: check the path")
-    place = Path(to).expanduser()
+    require_writable(place)
     old = Index.load(place) if (place / "index.safetensors").is_file() else None
-    if old is not None and old.folder != root.resolve():
+    if old is not None and old.folder != root.resolve() and old.folder.is_dir():
         raise ValueError(f"{place} is the index of another folder, {old.folder}: change --to")
     encoder, name = trained_model(model, pictures)
     if old is not None and old.model != fingerprint(encoder):
         note(f"{to} was made by another model: every picture is encoded again")
         old = None
-    made = index_folder(encoder, root, old=old, skip_unreadable=skip_unreadable, model_name=name)
-    made.save(to)
+    made = index_folder(
+        encoder, root, old=old, to=place, skip_unreadable=skip_unreadable, model_name=name
+    )
     changes = made.changes
-    print(
-        f"{printable(str(made.folder))}: {len(made.pictures)} files, {len(changes.added)} of them "
+    say(
+        f"{made.folder}: {len(made.pictures)} files, {len(changes.added)} of them "
         f"new and {len(changes.changed)} changed, {len(changes.gone)} gone; {changes.encoded} "
         f"pictures encoded; {len(made)} different ones are in {to}"
     )
     copies = [files for files in made.files if len(files) > 1]
     if copies:
-        print("The same file more than once:")
+        say("The same file more than once:")
     for files in copies:
-        print(printable("  " + " = ".join(files)))
+        say("  " + " = ".join(files))
 
 
 def search(
@@ -87,7 +87,7 @@ def search(
         path, *copies = (found.folder / file for file in (hit.file, *hit.also))
         gone = "" if path.is_file() else "  (gone)"
         also = f"  (also: {', '.join(map(str, copies))})" if copies else ""
-        print(f"{place:4} {hit.similarity:7.3f}  {printable(f'{path}{gone}{also}')}")
+        say(f"{place:4} {hit.similarity:7.3f}  {path}{gone}{also}")
     if len(hits) < k:
         note(f"the index holds only {len(hits)} different pictures")
     if any(not (found.folder / hit.file).is_file() for hit in hits):
@@ -110,7 +110,7 @@ def trained_model(place: str, pictures: str | None = None) -> tuple[CMSSF, str]:
         ValueError: If it is not a CMSSF, its tokenizer was built from other captions,
             or it is damaged.
     """
-    folder = Path(place).expanduser()
+    folder = home(place)
     again = str(folder.resolve()) if folder.is_dir() else place
     # A run needs its data to rebuild the tokenizer; a `save_pretrained` folder holds its words.
     if not any((folder / name).is_file() for name in ("history.csv", "environment.json")):
@@ -121,13 +121,3 @@ def trained_model(place: str, pictures: str | None = None) -> tuple[CMSSF, str]:
     model, _, _ = load_trained(run, pictures)
     assert isinstance(model, CMSSF)
     return model, again
-
-
-def note(sentence: str) -> None:
-    """Print a message to stderr, apart from the results on stdout."""
-    print(f"cmssf: {sentence}", file=sys.stderr)
-
-
-def printable(text: str) -> str:
-    """Return a path that any terminal can print; bytes that are not UTF-8 are replaced."""
-    return os.fsencode(text).decode("utf-8", "replace")

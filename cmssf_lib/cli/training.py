@@ -15,8 +15,9 @@ from tyro.conf import Positional
 from cmssf_lib import machine
 from cmssf_lib.build import build, preset_of, run_config, trained
 from cmssf_lib.cli import measure
+from cmssf_lib.cli.terminal import say
 from cmssf_lib.data import ImageTextData, Splits, batches, load
-from cmssf_lib.files import lock_folder, records
+from cmssf_lib.files import home, lock_folder, records, require_writable
 from cmssf_lib.fusion import FusionClassifier
 from cmssf_lib.methods import CMSSF, MAE, Method
 from cmssf_lib.methods.base import on_fastest_device
@@ -80,6 +81,7 @@ def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
         ValueError: If the folder holds a finished run or one with another configuration, or if
             the evaluation after the training would be impossible.
     """
+    require_writable(folder)
     splits, first = load(chosen.data), machine.process_index() == 0
     training, validation = splits.train.hold_out(chosen.data.validation, chosen.data.seed)
     measure.require_measurable(splits.train, validation, chosen, name)
@@ -94,12 +96,12 @@ def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
     to_train = chosen.train.epochs > 0 and so_far != "trained"
     method = build(chosen, name, splits.train) if to_train else trained(run, splits.train)
     if first:
-        print(
+        say(
             f"{name} on {training.name}: {len(training)} pictures for training, {len(validation)} "
             f"for validation, {len(splits.test)} for testing; the run is in {folder}"
         )
     if so_far == "trained" and first:
-        print("The training is complete; only the evaluation is left.")
+        say("The training is complete; only the evaluation is left.")
     if chosen.train.epochs and "mflop_per_picture" not in run.environment:
         if isinstance(method, CMSSF) and chosen.cmssf.freeze_image:
             views, seed = chosen.cmssf.cached_views, chosen.train.seed
@@ -144,9 +146,11 @@ def train_seeds(words: Sequence[str], folder: str | None, first: int, count: int
         own += ["--run", f"{folder}-s{seed}"] if folder else []
         command = [sys.executable, "-c", COMMAND, "train", *words, *own]
         hidden = os.environ | {"TQDM_DISABLE": "1"}
-        with Popen(command, stdout=PIPE, stderr=STDOUT, text=True, env=hidden) as process:
+        with Popen(
+            command, stdout=PIPE, stderr=STDOUT, text=True, errors="replace", env=hidden
+        ) as process:
             for line in process.stdout or ():
-                print(f"seed {seed}: {line}", end="", flush=True)
+                say(f"seed {seed}: {line.rstrip()}")
         return process.returncode
 
     seeds = range(first, first + count)
@@ -170,16 +174,16 @@ def _measure(
         run.environment |= machine.environment(machine.fastest_device())
     if isinstance(method, FusionClassifier) and method.config.kind == "late":
         method.fit_rule(validation)  # fits how the outputs of its models are combined
-    run.save_weights(method)
     run.save()
+    run.save_weights(method)
     if machine.process_count() > 1 and (chosen.judge.fine_tune or isinstance(method, MAE)):
-        print(f"Training complete. Fine-tuning needs one process: run cmssf evaluate {run.path}")
+        say(f"Training complete. Fine-tuning needs one process: run cmssf evaluate {run.path}")
         return
     run.results, run.outputs = measure.judge(method, splits, chosen)
     run.environment["peak_memory_gb"] = round(machine.peak_memory_gb(), 2)  # evaluation included
     run.save()
     measure.print_results(run.results)
-    print(f"peak memory, evaluation included: {machine.peak_memory_gb():.2f} GB")
+    say(f"peak memory, evaluation included: {machine.peak_memory_gb():.2f} GB")
 
 
 def evaluate(run: Positional[str], pictures: Data = None, fine_tuning: bool = True) -> None:
@@ -200,12 +204,12 @@ def evaluate(run: Positional[str], pictures: Data = None, fine_tuning: bool = Tr
         chosen = replace(chosen, fine_tune=replace(chosen.fine_tune, steps=0))
     method, splits, same = load_trained(record, pictures)
     if not same:
-        print("Note: the run was trained on other pictures, so nothing is saved.")
+        say("Note: the run was trained on other pictures, so nothing is saved.")
     if same and not record.results:
         _, validation = splits.train.hold_out(chosen.data.validation, chosen.data.seed)
         return _measure(record, method, splits, validation, chosen)
     measure.print_results(measure.judge(method, splits, chosen)[0], beside=record.results)
-    print(f"peak memory: {machine.peak_memory_gb():.2f} GB")
+    say(f"peak memory: {machine.peak_memory_gb():.2f} GB")
 
 
 def reproduce(
@@ -232,10 +236,10 @@ def reproduce(
         try:
             recorded = Run.load(root / name)
             chosen = with_pictures(preset_of(recorded.config), pictures)
-            print(f"{name}: preset {chosen.name}, {chosen.train.epochs} epochs")
-            folder, method = Path(to) / name, recorded.config["method"]
+            say(f"{name}: preset {chosen.name}, {chosen.train.epochs} epochs")
+            folder, method = home(to) / name, recorded.config["method"]
             if (folder / "results.json").is_file():
-                print(f"{folder} exists already and is not trained again")
+                say(f"{folder} exists already and is not trained again")
                 run = Run.load(folder)
             else:
                 run = train_run(chosen, method, folder, f"cmssf reproduce {name}")
@@ -243,4 +247,4 @@ def reproduce(
         except (ValueError, FileNotFoundError) as error:
             failed.append(f"{name}: {error}")
     if failed:
-        raise ValueError("not reproduced: " + "\n".join(failed))
+        raise ValueError("not reproduced: " + "; ".join(failed))

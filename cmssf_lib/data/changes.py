@@ -13,7 +13,15 @@ from torch import Tensor
 
 from cmssf_lib.captions import DIGIT_WORDS, named_by_class
 from cmssf_lib.data.image_text import ImageTextData
-from cmssf_lib.data.scenes import SAMPLE_RATE, TONE_SECONDS, gaussian, to_uint8, tones, uniform
+from cmssf_lib.data.scenes import (
+    SAMPLE_RATE,
+    TONE_SECONDS,
+    gaussian,
+    generator,
+    to_uint8,
+    tones,
+    uniform,
+)
 from cmssf_lib.machine import step_seed
 
 MATCHES = ("different", "same")
@@ -48,7 +56,7 @@ def with_clues(data: ImageTextData, clues: Mapping[str, Sequence[str]], seed: in
     if silent := [name for name, own in zip(data.class_names, true, strict=True) if not own]:
         raise ValueError(f"{data.name}: no clue is true of the class(es) {', '.join(silent)}")
     # Draw fractions of a list's length, because the classes have different numbers of clues.
-    draws = uniform(len(data), 0, 1, torch.Generator().manual_seed(seed)).tolist()
+    draws = uniform(len(data), 0, 1, generator(seed)).tolist()
     choices = [true[label] for label in data.labels.tolist()]
     captions = tuple(c[int(draw * len(c))] for c, draw in zip(choices, draws, strict=True))
     return replace(data, captions=captions, name=f"{data.name}, with clues")
@@ -118,7 +126,7 @@ def noisy_pixels(data: ImageTextData, deviation: float, seed: int) -> ImageTextD
     Raises:
         ValueError: If the deviation is negative.
     """
-    random = torch.Generator().manual_seed(seed)
+    random = generator(seed)
     blocks = [
         to_uint8(block.float() / 255 + gaussian(block.shape, deviation, random).to(block.device))
         for block in torch.split(data.images, BLOCK)
@@ -138,7 +146,7 @@ def noisy_sounds(data: ImageTextData, deviation: float, seed: int) -> ImageTextD
         ValueError: If the deviation is negative or the data has no sounds.
     """
     sounds = _sounds(data)
-    added = gaussian(sounds.shape, deviation, torch.Generator().manual_seed(seed))
+    added = gaussian(sounds.shape, deviation, generator(seed))
     return replace(data, sounds=sounds + added.to(sounds.device))
 
 
@@ -188,7 +196,7 @@ def mispaired(data: ImageTextData, modality: str, rate: float, seed: int) -> Ima
     count = round(rate * n)
     if n == 1 and count:
         raise ValueError(f"{data.name} has only one picture, so no other {modality} to give it")
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(n, generator=generator(seed))
     source = torch.arange(n)
     source[order[:count]] = order[1:2] if count == 1 else order[:count].roll(1)
     if sounds is not None:

@@ -83,7 +83,7 @@ def digit_questions(*, train: int, test: int, image_size: int = 16, seed: int = 
 
 def _compose(n: int, digit_ids: Int64[Tensor, " m"], size: int, seed: int) -> ImageTextData:
     """Compose ``n`` scenes with handwritten digits from ``digit_ids``, and draw the questions."""
-    random = torch.Generator().manual_seed(seed)
+    random = scenes.generator(seed)
     ink, written = scenes.handwritten()
     facts = {}
     for key, count in (("digit", 10), ("colour", len(COLOURS))):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 
+import psutil
 import torch
 from jaxtyping import Float, Int64, UInt8
 from sklearn.datasets import load_digits
@@ -75,6 +76,12 @@ def both_splits(
         raise ValueError(
             f"need at least 1 scene per split and 12 pixels; got {train=}, {test=}, {image_size=}"
         )
+    needed, free = 18 * 3 * (train + test) * image_size**2, psutil.virtual_memory().available
+    if needed > free:  # 18 bytes a value while they are composed, one in the end
+        raise MemoryError(
+            f"{train + test:,} scenes of {image_size} pixels need {needed / 1e9:,.1f} GB, and "
+            f"{free / 1e9:,.1f} GB are free: choose fewer or smaller ones"
+        )
     parts = zip((train, test), digit_split(), seeds, strict=True)
     return Splits(*(compose(n, ids, image_size, seed) for n, ids, seed in parts))
 
@@ -93,7 +100,7 @@ def handwritten() -> tuple[Float[Tensor, "n 1 8 8"], Index]:
 
 def _compose(flavour: str, n: int, digit_ids: Index, size: int, seed: int) -> ImageTextData:
     """Compose ``n`` scenes with handwritten digits from ``digit_ids``."""
-    random = Generator().manual_seed(seed)
+    random = generator(seed)
     ink, written = handwritten()
     chosen = digit_ids[torch.randint(len(digit_ids), (n,), generator=random)]
     ink, labels = ink[chosen], written[chosen]
@@ -188,7 +195,7 @@ def tones(
     """
     if len(labels) and (labels.min() < 0 or labels.max() > 9):
         raise ValueError("only the digits 0 to 9 have a telephone tone")
-    random = Generator().manual_seed(seed)
+    random = generator(seed)
     n, samples = len(labels), round(seconds * SAMPLE_RATE)
     end = samples if sounding is None else round(sounding * SAMPLE_RATE)
     if not 0 <= end <= samples:
@@ -214,6 +221,13 @@ def inks(index: Index, random: Generator) -> Float[Tensor, "n 3"]:
 def shades(palette: Mapping[str, Sequence[float]], index: Index) -> Float[Tensor, "n 3"]:
     """Return the colours of a palette at these indices, as RGB in [0, 1]."""
     return torch.tensor(list(palette.values()), dtype=torch.float32)[index]
+
+
+def generator(seed: int) -> Generator:
+    """Return a generator of random numbers; a seed of more than 64 bits is a ValueError."""
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed={seed} has more than 64 bits: choose a smaller one")
+    return Generator().manual_seed(seed)
 
 
 def uniform(shape: Shape, low: Bound, high: Bound, random: Generator) -> Float[Tensor, "..."]:

@@ -1,5 +1,6 @@
 """Turn a caption into one vector: with a BERT from scratch or a pretrained text encoder."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -80,7 +81,7 @@ class TextEncoder(nn.Module):
             )
             self.backbone = BertModel(bert, add_pooling_layer=False)
         else:
-            where = config.name if folder is None else str(folder)
+            where = os.path.expanduser(config.name if folder is None else folder)
             try:
                 if not where:  # old versions of the hub's library raise something else
                     raise FileNotFoundError("the name is empty")

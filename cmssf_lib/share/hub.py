@@ -9,6 +9,7 @@
 import hashlib
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,9 +18,18 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError, safe_open
 
 from cmssf_lib.encoders import ImageEncoder, TextConfig, TextEncoder, VisionConfig
-from cmssf_lib.files import read_json, read_tensors, replace_file, write_json, write_tensors
+from cmssf_lib.files import (
+    home,
+    read_json,
+    read_tensors,
+    replace_file,
+    require_writable,
+    write_json,
+    write_tensors,
+)
 from cmssf_lib.methods import CMSSF, CMSSFConfig
 from cmssf_lib.runs import Run
 from cmssf_lib.settings import from_json
@@ -27,6 +37,7 @@ from cmssf_lib.settings import from_json
 FORMAT = "cmssf-model-1"
 #: Subfolder for the complete files of a new model until they have replaced the old ones.
 NEW = ".new"
+WEIGHTS = "model.safetensors"
 CARD = Path(__file__).with_name("card.md")
 
 
@@ -35,24 +46,24 @@ def save_pretrained(model: CMSSF, folder: str | Path, *, run: Run | None = None)
 
     Args:
         model: Saved without the auxiliary image task, if it has one.
-        folder: Created if missing. An old model in it is replaced; other files are kept.
+        folder: Created if missing. An old model in it is replaced; other files are kept, and none
+            may have the name of a file that is written.
         run: The training run, for the model card.
 
     Raises:
-        ValueError: If the folder holds something else with a config.json, such as a run.
+        ValueError: If the folder holds a run, or any file that a save would replace or delete and
+            that no save wrote.
         OSError: If it cannot be written.
     """
-    folder = Path(folder).expanduser()
-    if (folder / "config.json").exists():
-        _read_config(folder)  # raises if this is not a model
+    folder = home(folder)
+    require_writable(folder)
+    _require_own_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _put_in_place(folder)
     with TemporaryDirectory(dir=folder, prefix=f"{NEW}-") as unfinished:
         _write(model, Path(unfinished, "model"), run)
         Path(unfinished, "model").rename(folder / NEW)  # from now on the new model is read
     _put_in_place(folder)
-    if model.text_encoder.config.kind != "pretrained":  # an old model may have left this folder
-        shutil.rmtree(folder / "text", ignore_errors=True)
 
 
 def push_to_hub(model: CMSSF, repo_id: str, *, run: Run | None = None, **hub_settings: Any) -> str:
@@ -92,7 +103,7 @@ def from_pretrained(folder_or_name: str | Path, **hub_settings: Any) -> CMSSF:
         ValueError: If the folder holds another kind of model, a later format, a damaged model,
             or weights that do not fit the configuration.
     """
-    folder = Path(folder_or_name).expanduser()
+    folder = home(folder_or_name)
     if not folder.is_dir():
         try:
             folder = Path(snapshot_download(str(folder_or_name), **hub_settings))
@@ -102,7 +113,7 @@ def from_pretrained(folder_or_name: str | Path, **hub_settings: Any) -> CMSSF:
                 "available for download: name a saved model's folder, or check the network"
             ) from error
     config = _read_config(folder)
-    tensors, _ = read_tensors(_part(folder, "model.safetensors"), "pt")
+    tensors, _ = read_tensors(_part(folder, WEIGHTS), "pt")
     try:
         text = from_json(TextConfig, config["text"])
         parts = _part(folder, "text") if text.kind == "pretrained" else None
@@ -143,7 +154,11 @@ def _write(model: CMSSF, folder: Path, run: Run | None) -> None:
     if text.config.kind == "pretrained":
         text.save_parts(folder / "text")
         words = []
-    write_tensors(folder / "model.safetensors", _weights(model), {"format": "pt"})
+    parts = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    files = ["config.json", "README.md", WEIGHTS, *parts]
+    # The next save into the folder replaces these files and no others.
+    written = {"format": "pt", "files": json.dumps(sorted(files))}
+    write_tensors(folder / WEIGHTS, _weights(model), written)
     content = {
         "format": FORMAT,
         # The saved weights are complete, so reading needs no pretrained ones and no image task.
@@ -157,15 +172,34 @@ def _write(model: CMSSF, folder: Path, run: Run | None) -> None:
     replace_file(folder / "README.md", card.save)
 
 
+def _require_own_folder(folder: Path) -> None:
+    """Refuse a folder in which a save would replace or delete files that no save wrote."""
+    written, there = set[str](), set[str]()
+    for place in (folder, folder / NEW):
+        with suppress(OSError, SafetensorError), safe_open(place / WEIGHTS, "pt") as file:
+            written |= set(json.loads((file.metadata() or {}).get("files", "[]")))
+        for part in ("config.json", "README.md", WEIGHTS, "text"):
+            paths = [place / part, *(place / part).rglob("*")]
+            paths = [path for path in paths if path.is_file() or path.is_symlink()]
+            there |= {path.relative_to(place).as_posix() for path in paths}
+    if foreign := sorted(there - written):
+        raise ValueError(
+            f"{folder} holds {', '.join(foreign[:5])}, not written by save_pretrained: saving a "
+            "model there would destroy that, so choose another folder"
+        )
+
+
 def _put_in_place(folder: Path) -> None:
     """Move the files of a new model, if there is one, from its subfolder `NEW` to their place.
 
     If this is interrupted, the files not yet moved are read from `NEW`. The next save moves them.
     """
     if (folder / NEW).is_dir():
-        for part in list((folder / NEW).iterdir()):
-            if part.is_dir():  # a folder cannot replace a folder that holds files
-                shutil.rmtree(folder / part.name, ignore_errors=True)
+        parts = list((folder / NEW).iterdir())
+        has_text = (folder / NEW / "text").exists()
+        if has_text or (parts and _read_config(folder)["text"]["kind"] != "pretrained"):
+            shutil.rmtree(folder / "text", ignore_errors=True)  # the old model's
+        for part in sorted(parts, key=lambda part: part.name == WEIGHTS):  # they say which are ours
             part.replace(folder / part.name)
         (folder / NEW).rmdir()
 

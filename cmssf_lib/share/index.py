@@ -1,7 +1,9 @@
 """Search among pictures that are stored as vectors of a model's shared space."""
 
 import json
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +15,12 @@ from torch import Tensor
 
 from cmssf_lib.evaluate import embed_texts
 from cmssf_lib.evaluate.neighbours import BLOCK, require_rows
-from cmssf_lib.files import read_tensors, write_tensors
+from cmssf_lib.files import home, read_tensors, write_tensors
 from cmssf_lib.methods import CMSSF
 from cmssf_lib.share.hub import fingerprint
 
 FORMAT = "cmssf-index-1"
+NAME = "index.safetensors"
 #: Similarities are rounded to steps of 2⁻²⁴ = 6e-8, the precision of the vectors themselves.
 STEPS = 2**24
 
@@ -52,6 +55,7 @@ def nearest(
     for block in q.split(max(1, BLOCK // len(v))):
         steps = (block @ v.T).mul_(STEPS).round_()  # (b, n)
         best, place = steps.sort(dim=1, descending=True, stable=True)  # ties: the lower row first
+        k = min(k, len(v))
         similarity.append(best[:, :k].div(STEPS).float())
         places.append(place[:, :k].clone())  # a view would keep the whole block in memory
     return torch.cat(similarity), torch.cat(places)
@@ -158,33 +162,46 @@ class Index:
                 f"not {own}): use that model, or index the folder again with this one"
             )
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, name: str = NAME) -> None:
         """Write ``index.safetensors`` into a folder, and replace an old one atomically.
 
         Raises:
             OSError: If it cannot be written; an old file then stays intact.
         """
+        path, beside = home(folder) / name, dict[str, str]()
         facts = {"folder": str(self.folder), "model": self.model, "model_name": self.model_name}
-        written = bytearray(json.dumps({**facts, "pictures": self.pictures}).encode())
+        # Where pictures and model lie seen from here, for when all of them are moved together.
+        for known in filter(os.path.isabs, (facts["folder"], facts["model_name"])):
+            with suppress(ValueError):  # it is on another drive of Windows
+                beside[known] = os.path.relpath(known, path.parent.resolve())
+        content = {**facts, "beside": beside, "pictures": self.pictures}
+        written = bytearray(json.dumps(content).encode())
         # Stored as a tensor, because a list of a million files exceeds the limit of the header.
         tensors = {"vectors": self.vectors, "facts": torch.frombuffer(written, dtype=torch.uint8)}
-        write_tensors(Path(folder).expanduser() / "index.safetensors", tensors, {"format": FORMAT})
+        write_tensors(path, tensors, {"format": FORMAT})
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Index":
+    def load(cls, folder: str | Path, name: str = NAME) -> "Index":
         """Read an index that `save` wrote, without checking the pictures themselves.
+
+        If the folder of the pictures or of the model is gone, and one lies where it lay seen from
+        the index, all of them were moved together, and that one is taken.
 
         Raises:
             FileNotFoundError: If there is no index.
             ValueError: If its file is damaged or of another kind.
         """
-        path = Path(folder).expanduser() / "index.safetensors"
+        path = home(folder) / name
         if not path.is_file():
             raise FileNotFoundError(f"no index in {folder}: make one with `cmssf index`")
         tensors, _ = read_tensors(path, FORMAT)
         try:
             facts = json.loads(tensors["facts"].numpy().tobytes())
             pictures = tuple(Picture(*picture) for picture in facts.pop("pictures"))
+            for known, seen in facts.pop("beside", {}).items():
+                moved = (path.parent / seen).resolve()
+                if not os.path.exists(known) and moved.exists():
+                    facts = {k: str(moved) if v == known else v for k, v in facts.items()}
             index = cls(tensors["vectors"], pictures, Path(facts.pop("folder")), **facts)
             length = index.vectors.norm(dim=1)  # (n,)
             if len(length) != len(index.files) or not ((length - 1).abs() < 1e-3).all():

@@ -19,10 +19,11 @@ from tqdm.auto import tqdm
 
 from cmssf_lib import machine
 from cmssf_lib.data.image_text import Batch, ImageTextData, batches
-from cmssf_lib.files import lock_folder, read_checkpoint, write_checkpoint
+from cmssf_lib.files import lock_folder
 from cmssf_lib.methods.base import Method
 from cmssf_lib.runs import Run
 from cmssf_lib.train import steps as step_rules
+from cmssf_lib.train.checkpoint import read_checkpoint, write_checkpoint
 from cmssf_lib.train.log import OVERHEAD, Log, Stopwatch
 from cmssf_lib.train.steps import Beside, LogStep, Step
 from cmssf_lib.train.watch import warn_of_collapse
