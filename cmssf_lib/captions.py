@@ -10,12 +10,13 @@ can load their own captions from a table.
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fileinput import FileInput
 from functools import partial
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from unicodedata import normalize
 
 from jaxtyping import Int64
 from torch import Tensor
@@ -125,59 +126,95 @@ def scene_prompts(digit: int) -> list[str]:
     return [scene_caption(digit, *facts) for facts in product(COLOURS, GROUNDS, SIZES)]
 
 
-def read_captions(table: Path, pictures: Sequence[str]) -> dict[str, str]:
-    """Read a caption for each of these pictures from a table (CSV or JSON lines, in UTF-8).
+def read_captions(table: Path, pictures: Sequence[str]) -> dict[str, str | tuple[str, ...]]:
+    """Read the captions of these pictures from a table (CSV or JSON lines, in UTF-8).
+
+    A picture with several captions has a row for each of them, or in JSON lines a list as ``text``.
 
     Args:
         table: Path of a ``.csv`` file, whose first line names the columns, or of a ``.jsonl`` file
             with one object per line. The columns ``file_name`` and ``text`` are read, as in the
             image folders of the library `datasets`; other columns are ignored.
-        pictures: File names of the pictures, written as in the table.
+        pictures: Paths of the pictures, such as "train/boat/1.png". The table may write more of a
+            path (the folders above) or less (the file's name), if it can only mean one picture.
 
     Returns:
-        The name of each picture → its caption, without surrounding white space.
+        Each picture → its caption, without surrounding white space, or a tuple of several.
 
     Raises:
         FileNotFoundError: If the table does not exist.
         ValueError: If the table has another ending, is not UTF-8 or lacks a caption for a picture;
-            or if a line cannot be read, lacks a column, has an empty one, or names a picture that
-            does not exist or already has a caption. The message then gives the line number.
+            or if a line cannot be read, lacks a column, has it twice or empty, or names no
+            picture, or one of several. The message then gives the line number.
     """
     rows = {".csv": _csv, ".jsonl": _json_lines}.get(table.suffix.lower())
     if rows is None:
         raise ValueError(f"expected a table of captions that ends in .csv or .jsonl; got {table}")
     if not table.is_file():
         raise FileNotFoundError(f"the table of captions {table} does not exist")
-    captions: dict[str, str] = {}
-    wanted = set(pictures)
+    captions: dict[str, dict[str, None]] = {}  # a caption that is repeated counts once
+    meant = _finder(pictures)
     opened = partial(open, encoding="utf-8-sig", newline="")  # Excel begins files with a mark
     with FileInput(table, openhook=opened) as lines:  # counts the lines it reads
         try:
             for row in rows(lines):
-                for column in COLUMNS:
-                    if not isinstance(said := row.get(column), str) or not said.strip():
+                name, text = (row.get(column) for column in COLUMNS)
+                texts: list[Any] = text if isinstance(text, list) and text else [text]
+                for column, cell in (("file_name", name), *(("text", one) for one in texts)):
+                    if not isinstance(cell, str) or not cell.strip():
                         raise ValueError(f"{column!r} must be a non-empty text; got {row!s:.200}")
-                name, text = (row[column].strip() for column in COLUMNS)
-                if name not in wanted:
-                    raise ValueError(f"no picture {name}; expected a path such as {pictures[0]}")
-                if name in captions:
-                    raise ValueError(f"{name} already has a caption")
-                captions[name] = text
+                    cell.encode()  # refuses half of a character, which JSON can write
+                own = captions.setdefault(meant(str(name).strip()), {})
+                own |= dict.fromkeys(one.strip() for one in texts)
         except UnicodeDecodeError as error:
             raise ValueError(f"{table} is not UTF-8 ({error}): save it as UTF-8") from error
-        except (csv.Error, ValueError) as error:
+        except (csv.Error, ValueError, RecursionError) as error:
             raise ValueError(f"{table}, line {max(1, lines.lineno())}: {error}") from error
     if silent := [name for name in pictures if name not in captions]:
         raise ValueError(
-            f"{table}: no caption for {silent[0]} ({len(silent):,} of {len(pictures):,} missing)"
+            f"{table}: no caption for {silent[0]!r} ({len(silent):,} of {len(pictures):,} missing)"
         )
-    return captions
+    said = zip(captions, map(tuple, captions.values()), strict=True)
+    return {name: own if own[1:] else own[0] for name, own in said}
+
+
+def _finder(pictures: Sequence[str]) -> Callable[[str], str]:
+    """Return a function from a name in a table to the picture that it means."""
+    whole, ends = set(pictures), dict[str, list[str]]()  # the end of a path → who ends so
+    for picture in pictures:
+        parts = normalize("NFC", picture).split("/")  # macOS takes accents apart
+        for i in range(len(parts)):
+            ends.setdefault("/".join(parts[i:]), []).append(picture)
+
+    def meant(name: str) -> str:
+        path = PurePosixPath(normalize("NFC", name.replace("\\", "/"))).as_posix()
+        parts = path.split("/")
+        found = [name] if name in whole else ends.get(path, [])
+        for i in range(1, len(parts) - 1):  # it may begin above the folder of the pictures
+            fits = ends.get("/".join(parts[i:]), [])
+            found = found or [one for one in fits if one.count("/") == len(parts) - i - 1]
+        if not found:
+            raise ValueError(f"no picture {name!r:.200}; expected a path such as {pictures[0]!r}")
+        if len(found) > 1:
+            raise ValueError(
+                f"{name!r:.200} may be {found[0]!r} or {found[1]!r}: write the whole path"
+            )
+        return found[0]
+
+    return meant
+
+
+def _once(columns: Sequence[str]) -> Sequence[str]:
+    """Refuse a table in which a column that is read stands twice."""
+    if twice := [column for column in COLUMNS if columns.count(column) > 1]:
+        raise ValueError(f"several columns are named {twice[0]!r}: write a row for each caption")
+    return columns
 
 
 def _csv(lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
     """Yield each line as a dictionary from column to cell."""
-    rows = csv.DictReader(lines, strict=True)
-    header = rows.fieldnames or ()
+    rows = csv.DictReader(lines, strict=True, skipinitialspace=True)
+    rows.fieldnames = header = _once([name.strip() for name in rows.fieldnames or ()])
     if missing := [column for column in COLUMNS if column not in header]:
         raise ValueError(
             f"no column {' and no '.join(missing)}: the first line must name {','.join(COLUMNS)}"
@@ -192,7 +229,12 @@ def _csv(lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
 
 def _json_lines(lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
     """Yield the object of each line that is not blank."""
-    for row in map(json.loads, filter(str.strip, lines)):
+
+    def read(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _once([name for name, _ in pairs])
+        return dict(pairs)
+
+    for row in map(partial(json.loads, object_pairs_hook=read), filter(str.strip, lines)):
         if not isinstance(row, dict):
             raise ValueError("expected a JSON object in braces")
         yield row

@@ -2,14 +2,20 @@
 
 import itertools
 import logging
+import math
 import re
+import sys
+import unicodedata
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from cmssf_lib.captions import (
+    CIFAR10_CLUES,
     COLOURS,
+    DIGIT_CLUES,
     DIGIT_WORDS,
     GROUNDS,
     SIZES,
@@ -18,10 +24,12 @@ from cmssf_lib.captions import (
     scene_caption,
     scene_prompts,
 )
+from cmssf_lib.data import digit_questions, digit_scenes
 from cmssf_lib.encoders import tokenize, word_tokenizer
-from cmssf_lib.encoders.text import SPECIAL_TOKENS
+from cmssf_lib.encoders.tokens import READING, SPECIAL_TOKENS
 
 SCENE = re.compile(r"a photo of an? (\w+) (\w+) (\w+) on an? (\w+) background")
+FLAVOURS = ("plain", "tinted", "colour")
 WORDS = st.lists(st.sampled_from(["red", "Seven", "a", "photo", "blue", "7"]), min_size=1)
 
 
@@ -239,7 +247,190 @@ def test_unknown_words_are_named(tokenizer):
         tokenize(tokenizer, ["a photo", "a green zebra"])
 
 
-@pytest.mark.parametrize("captions", [[], ["", "  "]])
+@pytest.mark.parametrize("captions", [[], ()])
 def test_a_tokenizer_needs_words(captions):
     with pytest.raises(ValueError, match="no words"):
         word_tokenizer(captions, 8)
+
+
+NO_TEXTS = {
+    "None": (None, "caption 1 is None, not a text"),
+    "NaN": (math.nan, "caption 1 is nan, not a text"),
+    "a number": (7, "caption 1 is 7, not a text"),
+    "bytes": (b"a photo", "caption 1 is b'a photo', not a text"),
+    "a list": (["a photo"], r"caption 1 is \('a photo',\), not a text"),
+    "empty": (" ", "caption 1 is empty"),
+    "half a character": ("a \ud800", r"caption 1 holds half of a character: 'a \\ud800'"),
+}
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize(("wrong", "said"), NO_TEXTS.values(), ids=NO_TEXTS)
+def test_what_is_no_text_is_named_by_its_place(tokenizer, wrong, said):
+    for read in (lambda texts: word_tokenizer(texts, 8), lambda texts: tokenize(tokenizer, texts)):
+        with pytest.raises(ValueError, match=f"^{said}"):
+            read(["a photo", wrong])
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize("wrong", [None, 3, {"a photo"}, {"a photo": 1}, "a photo"])
+def test_what_is_no_list_of_texts_is_refused(tokenizer, wrong):
+    for read in (lambda texts: word_tokenizer(texts, 8), lambda texts: tokenize(tokenizer, texts)):
+        with pytest.raises(TypeError, match=r"^captions must be a list of texts; got "):
+            read(wrong)
+
+
+class Column:
+    """Like a column of pandas, which need not be installed."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def tolist(self):
+        return list(self.values)
+
+
+@pytest.mark.usefixtures("as_shipped")
+def test_arrays_of_texts_are_lists_of_texts(tokenizer):
+    expected = tokenize(tokenizer, ["a photo", "red"])[0]
+    for texts in (np.array(["a photo", "red"]), Column(["a photo", "red"]), ("a photo", "red")):
+        assert torch.equal(tokenize(tokenizer, texts)[0], expected)
+        assert (
+            word_tokenizer(texts, 8).get_vocab()
+            == word_tokenizer(["a photo", "red"], 8).get_vocab()
+        )
+
+
+# --- case, Unicode and punctuation ------------------------------------------------------------
+
+
+def folded(text: str) -> str:
+    """What the built-in tokenizer promises to read, by Python's own tables."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    text = unicodedata.normalize("NFKC", text)
+    kinds = {c: unicodedata.category(c) for c in text}
+    return "".join({"Cc": " ", "Cf": ""}.get(kinds[c], c) for c in text)
+
+
+def test_every_character_is_read_as_unicode_says():
+    """All that Unicode 3.2 knows, since the tokenizers library has an older table than Python."""
+    known = unicodedata.ucd_3_2_0
+    checked, differ = 0, []
+    for character in map(chr, range(sys.maxunicode + 1)):
+        if known.category(character) in ("Cn", "Cs", "Co"):
+            continue
+        read, checked = READING.normalize_str(character), checked + 1
+        assert READING.normalize_str(read) == read  # a saved vocabulary is read again as it is
+        if read != READING.normalize_str(folded(character)):
+            differ.append(character)
+    assert checked > 94_000
+    # A Greek iota below the letter stays there: case folding would put it behind the letter.
+    assert all("\u0345" in unicodedata.normalize("NFKD", character) for character in differ)
+    assert len(differ) < 70
+
+
+ONE_TEXT_IN_MANY_FORMS = [
+    ("a red seven", "A RED SEVEN!"),
+    ("a red seven", "“A red seven” …"),
+    ("a red seven", "a, (red) seven?"),
+    ("a red seven", "- a red\u00a0seven -"),
+    ("a red seven", "\uff21 \uff32\uff25\uff24 seven"),  # full-width letters
+    ("a red seven", "\ufeffa re\u00add sev\u200ben"),  # a mark, a soft hyphen, no width
+    ("café", "CAFE\u0301"),
+    ("straße", "STRASSE"),
+    ("σοφός", "ΣΟΦΌΣ"),
+    ("ofﬁce", "OFFICE"),
+    ("ｶﾞ 2", "ガ ²"),
+    ("a red seven", "a\tred\r\nseven\x1f"),
+]
+
+
+@pytest.mark.parametrize(("trained", "asked"), ONE_TEXT_IN_MANY_FORMS)
+def test_forms_of_one_text_get_the_same_ids(trained, asked):
+    tokenizer = word_tokenizer([trained], 16)
+    assert torch.equal(tokenize(tokenizer, [asked])[0], tokenize(tokenizer, [trained])[0])
+    backwards = word_tokenizer([folded(asked).replace("!", "")], 16)
+    assert tokenize(backwards, [trained])[0].shape[1] > 2
+
+
+def test_punctuation_that_was_trained_stays_a_token():
+    tokenizer = word_tokenizer(["a cat, indoors", "wait ... [ok]", "a-b*c"], 12)
+    words = tokenizer.convert_ids_to_tokens(tokenize(tokenizer, ["A, cat! ... - [b] ]. *"])[0][0])
+    assert words == ["[CLS]", "a", ",", "cat", "...", "-", "[", "b", "]", "*", "[SEP]"]
+
+
+def test_a_sentence_of_nothing_but_punctuation_is_refused(tokenizer):
+    for asked in ("!", "... ?!", "\u200b", "«»"):
+        with pytest.raises(ValueError, match="holds no word that the tokenizer knows"):
+            tokenize(tokenizer, [asked])
+
+
+@pytest.mark.parametrize("meant", ["🙂", "£", "+", "é", "7"])
+def test_a_sign_with_a_meaning_is_not_left_out(tokenizer, meant):
+    with pytest.raises(ValueError, match=f"never seen: {re.escape(repr(meant))}"):
+        tokenize(tokenizer, [f"a photo {meant}"])
+
+
+@given(st.lists(st.text(max_size=12), min_size=1, max_size=5))
+@settings(max_examples=400)
+def test_any_text_is_read_again_by_a_saved_vocabulary(texts):
+    """Or refused in one sentence; what is known once stays known in any case and after saving."""
+    if not all(text.strip() for text in texts):
+        with pytest.raises(ValueError, match=r"^caption \d is empty; every picture needs a text$"):
+            word_tokenizer(texts, 999)
+        return
+    if not "".join(map(folded, texts)).strip():
+        with pytest.raises(ValueError, match="no words"):
+            word_tokenizer(texts, 999)
+        return
+    first = word_tokenizer(texts, 999)
+    vocabulary = first.get_vocab()
+    words = sorted(set(vocabulary) - set(SPECIAL_TOKENS))
+    second = word_tokenizer(words, 999)
+    assert second.get_vocab() == vocabulary
+    for text in texts:
+        if any(map(str.isalnum, folded(text))):
+            ids = tokenize(first, [text])[0]
+            assert torch.equal(tokenize(second, [text + " "])[0], ids)
+            assert first.unk_token_id not in ids[0]
+
+
+def recorded_kinds() -> dict[str, tuple[str, ...]]:
+    """All captions that a recorded run can have been trained on."""
+    drawn = {flavour: digit_scenes(flavour, train=300, test=1).train for flavour in FLAVOURS}
+    named = {"CIFAR-10": CIFAR10_CLUES, "digits": DIGIT_CLUES}
+    classes = {"CIFAR-10": sorted({c for own in CIFAR10_CLUES.values() for c in own})}
+    return {
+        **{flavour: data.unique_captions for flavour, data in drawn.items()},
+        "two": digit_questions(train=300, test=1).train.unique_captions,
+        **{f"clues, {name}": tuple(clues) for name, clues in named.items()},
+        "CIFAR-10": tuple(class_caption(name) for name in classes["CIFAR-10"]),
+        "digits": tuple(class_caption(name) for name in DIGIT_WORDS),
+    }
+
+
+def test_recorded_captions_keep_their_ids():
+    """By a rule of two lines, the one that the recorded runs were trained with."""
+    for captions in recorded_kinds().values():
+        split = {text: re.findall(r"\w+|[^\w\s]+", text.lower()) for text in captions}
+        words = sorted({word for own in split.values() for word in own})
+        place = {word: 4 + i for i, word in enumerate(words)}
+        ids, mask = tokenize(word_tokenizer(captions, 40), captions)
+        for text, row, kept in zip(captions, ids.tolist(), mask.sum(dim=1).tolist(), strict=True):
+            assert row[:kept] == [2, *(place[word] for word in split[text]), 3]
+
+
+# --- special tokens are text ------------------------------------------------------------------
+
+
+def test_a_caption_cannot_spell_a_special_token(tokenizer):
+    for spelled in SPECIAL_TOKENS:
+        with pytest.raises(ValueError, match=f"never seen: {re.escape(repr(spelled))}"):
+            tokenize(tokenizer, [f"a {spelled} photo"])
+    own = word_tokenizer(["a [SEP] photo [PAD]", "[CLS] [UNK]", "[sep]"], 12)
+    words = own.convert_ids_to_tokens(tokenize(own, ["[CLS] [SEP] [UNK]"])[0][0])
+    inside = ["[", "cls", "]", "[", "sep", "]", "[", "unk", "]"]
+    assert words == ["[CLS]", *inside, "[SEP]"]
+    ids, mask = tokenize(own, ["a [PAD] photo", "photo"])
+    assert mask[0].tolist() == [1] * 7
+    assert not (ids[0] == own.pad_token_id).any()

@@ -259,3 +259,18 @@ def test_an_index_that_names_no_model_asks_for_one(place, capsys):
     _, notes = run(capsys, "search", "seven", code=2)
     assert notes == "cmssf: runs/index does not say where its model is: give it with --model\n"
     assert len(run(capsys, "search", "seven", "--model", "model")[0]) == 10
+
+
+def test_case_and_punctuation_make_no_difference_and_special_tokens_are_text(place, capsys):
+    run(capsys, "index", "pictures", "--model", "model")
+    expected, _ = run(capsys, "search", "a red seven")
+    for asked in ("A RED SEVEN!", "“a red seven”?", "a red, seven.", "Ａ red\u00a0seven"):
+        assert run(capsys, "search", asked)[0] == expected
+    for asked, strange in (("a [SEP] seven", "'[SEP]'"), ("a green seven!", "'green'")):
+        _, notes = run(capsys, "search", asked, code=2)
+        assert notes.startswith(f"cmssf: the caption {asked!r} holds a word that the tokenizer")
+        assert f"never seen: {strange}. Use" in notes
+    _, notes = run(capsys, "search", "?!", code=2)
+    assert notes == "cmssf: the caption '?!' holds no word that the tokenizer knows\n"
+    _, notes = run(capsys, "search", os.fsdecode(b"a red \xff"), code=2)  # bytes that are not UTF-8
+    assert notes.startswith("cmssf: caption 0 holds half of a character: 'a red \\udcff'")

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
 from cmssf_lib.data import digit_scenes
-from cmssf_lib.encoders import TextEncoder
+from cmssf_lib.encoders import TextEncoder, tokenize
 from cmssf_lib.share import from_pretrained, save_pretrained
 from cmssf_lib.train import fit
 
@@ -37,6 +37,37 @@ def test_it_says_what_the_published_model_says(config):
 def test_a_caption_longer_than_it_takes_is_not_cut(config):
     with pytest.raises(ValueError, match="has 602 tokens; the text encoder accepts at most 512"):
         TextEncoder(config)(["word " * 600])
+
+
+SPELLED = ("[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]")
+
+
+@pytest.mark.parametrize("spelled", SPELLED)
+def test_a_caption_cannot_spell_its_special_tokens(config, spelled):
+    """Its letters are read, as the published tokenizer reads them without brackets between."""
+    tokenizer = TextEncoder(config).tokenizer
+    ids, mask = tokenize(tokenizer, [f"a dog {spelled} on grass", "a dog"])
+    first, *inside, last = ids[0].tolist()
+    assert (first, last) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    assert not set(inside) & set(tokenizer.all_special_ids)
+    assert mask[0].all()
+    apart = f"a dog {spelled[0]} {spelled[1:-1]} {spelled[-1]} on grass"
+    assert inside == tokenizer(apart, add_special_tokens=False)["input_ids"]
+
+
+def test_ordinary_captions_have_the_published_ids(config):
+    tokenizer = TextEncoder(config).tokenizer
+    published = AutoTokenizer.from_pretrained(get_model_path())
+    expected = published(list(TEXTS), padding=True, return_tensors="pt")["input_ids"]
+    assert torch.equal(tokenize(tokenizer, TEXTS)[0], expected)
+    shouted = [text.upper() + "!" for text in TEXTS]  # its own rules: the mark is a token
+    expected = published(shouted, padding=True, return_tensors="pt")["input_ids"]
+    assert torch.equal(tokenize(tokenizer, shouted)[0], expected)
+
+
+def test_a_caption_of_which_nothing_is_read_is_refused(config):
+    with pytest.raises(ValueError, match="holds no word that the tokenizer knows"):
+        TextEncoder(config)(["\u200b"])
 
 
 def test_cmssf_learns_with_it_and_travels_with_it(config, tmp_path):

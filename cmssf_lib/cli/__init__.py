@@ -18,6 +18,7 @@ from pydantic import PositiveInt
 from tyro.conf import Positional
 
 from cmssf_lib.cli import measure, search, training
+from cmssf_lib.cli.seeds import train_seeds
 from cmssf_lib.cli.terminal import lasting, note
 from cmssf_lib.cli.training import Data
 from cmssf_lib.files import home
@@ -98,7 +99,7 @@ def train(words: Sequence[str]) -> None:
     if asked.seeds < 1:
         raise ValueError(f"--seeds {asked.seeds}: give at least one")
     if asked.seeds > 1:
-        training.train_seeds(words, asked.run, chosen.train.seed, asked.seeds)
+        train_seeds(words, asked.run, chosen.train.seed, asked.seeds)
         return
     usual = f"runs/{asked.method}-{chosen.name}-s{chosen.train.seed}"
     folder = home(usual if asked.run is None else asked.run)

@@ -1,12 +1,7 @@
 """``cmssf train``, ``evaluate`` and ``reproduce``: from a preset to a recorded run."""
 
-import os
-import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from subprocess import PIPE, STDOUT, Popen
 from typing import Annotated
 
 import tyro
@@ -17,6 +12,7 @@ from cmssf_lib.build import build, preset_of, run_config, trained
 from cmssf_lib.cli import measure
 from cmssf_lib.cli.terminal import say
 from cmssf_lib.data import ImageTextData, Splits, batches, load
+from cmssf_lib.encoders import require_tokens
 from cmssf_lib.files import home, lock_folder, records, require_writable
 from cmssf_lib.fusion import FusionClassifier
 from cmssf_lib.methods import CMSSF, MAE, Method
@@ -25,8 +21,6 @@ from cmssf_lib.presets import Preset
 from cmssf_lib.runs import Run
 from cmssf_lib.train import cache_features, fit, flops_per_picture
 
-#: For `python -c`: what the command ``cmssf`` does.
-COMMAND = "import sys; from cmssf_lib.cli import main; sys.exit(main())"
 Data = Annotated[str | None, tyro.conf.arg(name="data", metavar="FOLDER")]
 
 
@@ -79,7 +73,7 @@ def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
 
     Raises:
         ValueError: If the folder holds a finished run or one with another configuration, or if
-            the evaluation after the training would be impossible.
+            the evaluation would be impossible, by a word that no training caption has, say.
     """
     require_writable(folder)
     splits, first = load(chosen.data), machine.process_index() == 0
@@ -95,6 +89,7 @@ def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
         run.history, run.environment = before.history, before.environment
     to_train = chosen.train.epochs > 0 and so_far != "trained"
     method = build(chosen, name, splits.train) if to_train else trained(run, splits.train)
+    require_tokens(method, *splits)
     if first:
         say(
             f"{name} on {training.name}: {len(training)} pictures for training, {len(validation)} "
@@ -124,46 +119,6 @@ def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
         with lock_folder(folder):
             _measure(run, method, splits, validation, chosen)
     return run
-
-
-def train_seeds(words: Sequence[str], folder: str | None, first: int, count: int) -> None:
-    """Train once for each seed, in a process of its own: on a GPU all side by side.
-
-    One small training leaves most of a GPU idle. On the CPU they follow each other.
-
-    Args:
-        words: Of ``cmssf train``; ``--seeds`` among them.
-        folder: Of the runs, each with ``-sSEED`` behind; ``None`` for the usual ones.
-        first: The first seed.
-        count: Number of seeds.
-
-    Raises:
-        RuntimeError: If a training fails; the others go on.
-    """
-
-    def one(seed: int) -> int:
-        own = ["--seeds", "1", "--train.seed", str(seed)]
-        own += ["--run", f"{folder}-s{seed}"] if folder else []
-        command = [sys.executable, "-c", COMMAND, "train", *words, *own]
-        hidden = os.environ | {"TQDM_DISABLE": "1"}
-        with Popen(
-            command, stdout=PIPE, stderr=STDOUT, text=True, errors="replace", env=hidden
-        ) as process:
-            for line in process.stdout or ():
-                say(f"seed {seed}: {line.rstrip()}")
-        return process.returncode
-
-    seeds = range(first, first + count)
-    side_by_side = count if machine.fastest_device().type == "cuda" else 1
-    with ThreadPoolExecutor(side_by_side) as pool:
-        trainings = [pool.submit(one, seed) for seed in seeds]
-        try:
-            failed = [s for s, training in zip(seeds, trainings, strict=True) if training.result()]
-        except KeyboardInterrupt:  # the processes have it too, and write their checkpoints
-            pool.shutdown(cancel_futures=True)
-            raise
-    if failed:
-        raise RuntimeError(f"the training of seed {', '.join(map(str, failed))} failed; see above")
 
 
 def _measure(

@@ -108,6 +108,7 @@ def _require_possible(config: DataConfig, place: str | None) -> None:
     for impossible, message in (
         (config.captions and not folder, "a captions table needs name='image_folder'"),
         (config.skip_unreadable and not folder, "skip_unreadable needs name='image_folder'"),
+        (config.captions and config.text != "caption", "a captions table needs text='caption'"),
         (sound and not scenes, "photographs have no sound: set sound='none'"),
         (sound and two, "scenes with two digits have no sound: set sound='none'"),
         (two and config.text != "caption", "two digits come with a question: set text='caption'"),

@@ -29,7 +29,7 @@ BLOCK = 4096  # pictures per block: noise for all of CIFAR-10 at once would take
 
 
 def with_class_captions(data: ImageTextData) -> ImageTextData:
-    """Replace each picture's own caption by the caption of its class.
+    """Replace each picture's own captions by the caption of its class.
 
     Returns:
         The same pictures and labels, with captions such as "a photo of a seven".
@@ -39,7 +39,7 @@ def with_class_captions(data: ImageTextData) -> ImageTextData:
 
 
 def with_clues(data: ImageTextData, clues: Mapping[str, Sequence[str]], seed: int) -> ImageTextData:
-    """Replace each picture's caption by a random clue that is true of its class.
+    """Replace each picture's captions by a random clue that is true of its class.
 
     Args:
         data: The clues must use its class names.
@@ -50,8 +50,12 @@ def with_clues(data: ImageTextData, clues: Mapping[str, Sequence[str]], seed: in
         The same pictures and labels, with clues as captions.
 
     Raises:
-        ValueError: If a class has no clue that is true of it.
+        ValueError: If a class has no clue that is true of it, or a clue has no list of classes.
     """
+    if lone := [clue for clue, classes in clues.items() if isinstance(classes, str)]:
+        raise ValueError(
+            f"the clue {lone[0]!r} needs a list of classes: a single text holds others"
+        )
     true = [[c for c, classes in clues.items() if name in classes] for name in data.class_names]
     if silent := [name for name, own in zip(data.class_names, true, strict=True) if not own]:
         raise ValueError(f"{data.name}: no clue is true of the class(es) {', '.join(silent)}")

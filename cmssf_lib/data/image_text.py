@@ -10,23 +10,29 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
 
+from cmssf_lib.data.given import problems, taken
 from cmssf_lib.machine import step_seed
 
+Captions = tuple[str | tuple[str, ...], ...]
+Indices = Int64[Tensor, " _"]
 Rows = Int[Tensor, " m"] | Bool[Tensor, " mask"] | Sequence[int]
 
 
 @dataclass(frozen=True, eq=False)
 class ImageTextData:
-    """A set of pictures, each with a label and a caption.
+    """A set of pictures, each with a label and a caption, or several.
+
+    Lists and arrays of numpy or pandas are taken as tensors and tuples. Of several captions,
+    `batches` draws one for each picture and epoch, and evaluation counts them all.
 
     Raises:
         ValueError: If there is no picture, a tensor has the wrong dtype or shape, a label is out
-            of range, a caption is empty or missing, or a sound holds NaN or infinity.
+            of range, a caption is empty, missing or no text, or a sound holds NaN or infinity.
     """
 
     images: UInt8[Tensor, "n 3 height width"]  # RGB
     labels: Int64[Tensor, " n"]  # each an index into `class_names`
-    captions: tuple[str, ...]  # one text for each picture
+    captions: Captions  # for each picture a text, or a tuple of several
     class_names: tuple[str, ...]  # one for each label value
     name: str = "unnamed"  # shown in figures and errors, such as "digit scenes, colour"
     # Further facts about each picture, (n,) each. Colour scenes have "colour", "ground" and "size"
@@ -37,53 +43,47 @@ class ImageTextData:
     features: Float[Tensor, "n views length"] | None = None
 
     def __post_init__(self) -> None:
-        if problem := next(self._problems(), None):
+        for name, value in taken(vars(self)).items():
+            object.__setattr__(self, name, value)  # frozen
+        if problem := next(problems(self), None):
             raise ValueError(f"{self.name}: {problem}")
-
-    def _problems(self) -> Iterator[str]:
-        """Yield what is wrong with the data. Each check assumes that the earlier ones passed."""
-        if self.images.numel() == 0:
-            yield "the data is empty; expected at least one picture"
-        n: tuple[int, ...] = self.images.shape[:1]
-        attributes = self.attributes.items()
-        for what, tensor, dtype, shape in (  # a word in a shape stands for any length above zero
-            ("images", self.images, torch.uint8, ("n", 3, "height", "width")),
-            ("labels", self.labels, torch.int64, n),
-            ("sounds", self.sounds, torch.float32, (*n, "samples")),
-            ("features", self.features, torch.float32, (*n, "views", "length")),
-            *((f"attributes[{k!r}]", v, v.dtype, (*n, *v.shape[1:])) for k, v in attributes),
-        ):
-            if tensor is not None and not (tensor.dtype == dtype and _fits(tensor.shape, shape)):
-                written = str(tuple(shape)).replace("'", "")
-                got = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
-                if what == "images":
-                    got += "; scale floats in [0, 1] by 255 and put the channels first"
-                yield f"{what}: expected {dtype} of shape {written}, one for each image; got {got}"
-        low, high, classes = int(self.labels.min()), int(self.labels.max()), len(self.class_names)
-        if low < 0 or high >= classes:
-            yield f"labels run from {low} to {high}, but {classes} classes need 0 to {classes - 1}"
-        if len(self.captions) != len(self):
-            yield f"{len(self)} images but {len(self.captions)} captions; every image needs one"
-        for i, caption in enumerate(self.captions):
-            if not caption.strip():
-                yield f"caption {i} is empty; every image needs a text"
-        if self.sounds is not None:
-            for i in (~self.sounds.isfinite()).any(dim=1).nonzero().flatten().tolist():
-                yield f"sound {i} holds NaN or infinity"
 
     def __len__(self) -> int:
         return len(self.images)
 
     @cached_property
+    def caption_sets(self) -> tuple[tuple[str, ...], ...]:
+        """All captions of each picture, without repetitions."""
+        return tuple((x,) if type(x) is str else tuple(dict.fromkeys(x)) for x in self.captions)
+
+    @cached_property
     def unique_captions(self) -> tuple[str, ...]:
         """The distinct captions, in order of first appearance."""
-        return tuple(dict.fromkeys(self.captions))
+        return tuple(dict.fromkeys(text for texts in self.caption_sets for text in texts))
+
+    @cached_property
+    def caption_pairs(self) -> Int64[Tensor, "2 pairs"]:
+        """Each picture with each of its captions, picture by picture, on the CPU.
+
+        The first row holds indices of pictures, the second indices in ``unique_captions``.
+        """
+        place = {caption: i for i, caption in enumerate(self.unique_captions)}
+        pairs = [(i, place[text]) for i, texts in enumerate(self.caption_sets) for text in texts]
+        return torch.tensor(pairs).T.contiguous()
 
     @cached_property
     def caption_index(self) -> Int64[Tensor, " n"]:
-        """The index of each picture's caption in ``unique_captions``, ``(n,)``, on the CPU."""
-        place = {caption: i for i, caption in enumerate(self.unique_captions)}
-        return torch.tensor([place[caption] for caption in self.captions])
+        """The index of each picture's (first) caption in ``unique_captions``, on the CPU."""
+        return self.drawn_captions(None)
+
+    def drawn_captions(self, random: torch.Generator | None) -> Int64[Tensor, " n"]:
+        """Draw one of each picture's captions, or take the first; return their indices."""
+        picture, caption = self.caption_pairs
+        count = picture.bincount()
+        row = count.cumsum(0) - count  # of the first caption
+        if random is not None:
+            row += (torch.rand(len(row), generator=random, dtype=torch.float64) * count).long()
+        return caption[row]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -103,9 +103,12 @@ class ImageTextData:
         """Return the pictures at these indices, or of a mask such as ``data.labels == 3``.
 
         Raises:
-            ValueError: If nothing is chosen, or a mask and the data differ in length.
+            ValueError: If nothing is chosen, a mask and the data differ in length, or an index is
+                no whole number.
         """
         chosen = torch.as_tensor(indices, device=self.images.device)
+        if chosen.numel() and not torch.can_cast(chosen.dtype, torch.int64):
+            raise ValueError(f"indices must be whole numbers or a mask; got {chosen.dtype}")
         mask = chosen.dtype == torch.bool
         if mask and chosen.shape != self.labels.shape:
             raise ValueError(f"a mask of length {len(chosen)} does not fit {len(self)} pictures")
@@ -135,7 +138,7 @@ class ImageTextData:
         """Return the same data with its tensors on ``device``."""
         return self._each(lambda tensor: tensor.to(device), self.captions)
 
-    def _each(self, change: Callable[[Tensor], Tensor], texts: tuple[str, ...]) -> "ImageTextData":
+    def _each(self, change: Callable[[Tensor], Tensor], texts: Captions) -> "ImageTextData":
         """Return a copy with ``change`` applied to every tensor, and ``texts`` as captions."""
         own = {name: getattr(self, name) for name in ("images", "labels", "sounds", "features")}
         changed: dict[str, Any] = {k: change(v) for k, v in own.items() if v is not None}
@@ -180,11 +183,15 @@ class Batch:
         return replace(part, index=self.index[rows], whole_index=self.caption_index[rows])
 
 
-def make_batch(source: ImageTextData | Batch, rows: Int64[Tensor, " b"]) -> Batch:
-    """Make a batch of these rows of a data set or of a larger batch."""
+def make_batch(source: ImageTextData | Batch, rows: Indices, said: Indices | None = None) -> Batch:
+    """Make a batch of these rows of a data set or of a larger batch.
+
+    ``said`` is the index of each picture's caption in the source, by default its own or first.
+    """
     captions = source.captions if isinstance(source, Batch) else source.unique_captions
     # On the CPU, where the strings are: it would have to wait for a GPU's numbers.
-    used, own = torch.unique(source.caption_index.cpu()[rows.cpu()], return_inverse=True)
+    said = (source.caption_index if said is None else said).cpu()
+    used, own = torch.unique(said[rows.cpu()], return_inverse=True)
     rows, caption_index = (x.to(source.images.device, non_blocking=True) for x in (rows, own))
     # index_select copies whole pictures: ten times as fast as images[rows], which copies bytes.
     return Batch(
@@ -210,8 +217,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Iterate over the data once.
 
-    The order depends only on ``seed`` and ``epoch``, so a run that was interrupted after
-    ``start`` batches can continue the same epoch.
+    The order, and which of a picture's captions it brings, depend only on ``seed`` and ``epoch``,
+    so a run that was interrupted after ``start`` batches can continue the same epoch.
 
     Args:
         data: Already on the device where the batches are needed.
@@ -219,7 +226,7 @@ def batches(
         seed: Of the run.
         epoch: Counted from 0; every epoch has its own order.
         start: Number of batches to skip at the beginning.
-        shuffle: If false, keep the order of the data.
+        shuffle: If false, keep the order of the data, and each picture's first caption.
         drop_last: Skip a last batch that is not full. Contrastive losses need this, because
             their value depends on the batch size.
 
@@ -238,12 +245,6 @@ def batches(
     order = torch.randperm(n, generator=random) if shuffle else torch.arange(n)
     if drop_last:
         order = order[: n - n % batch_size]
+    said = data.drawn_captions(random if shuffle else None)
     for rows in torch.split(order, batch_size)[start:]:
-        yield make_batch(data, rows)
-
-
-def _fits(shape: Sequence[int], expected: Sequence[int | str]) -> bool:
-    return len(shape) == len(expected) and all(
-        got > 0 if isinstance(wanted, str) else got == wanted
-        for got, wanted in zip(shape, expected, strict=True)
-    )
+        yield make_batch(data, rows, said)

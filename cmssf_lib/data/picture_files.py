@@ -14,6 +14,7 @@ from cmssf_lib.captions import named_by_class, read_captions
 from cmssf_lib.data.image_text import ImageTextData, Splits
 from cmssf_lib.data.picture_cache import cache_folder, read_pictures
 from cmssf_lib.data.pictures import ENDINGS, PictureFile, find_pictures
+from cmssf_lib.files import home
 
 SPLITS = ("train", "test")
 
@@ -78,7 +79,7 @@ def find_cifar10(path: str | Path | None = None) -> Path | None:
 
 
 def _cifar10_root(path: str | Path | None) -> Path:
-    return Path(path or os.environ.get("CMSSF_DATA") or cache_folder() / "data").expanduser()
+    return home(path or os.environ.get("CMSSF_DATA") or cache_folder() / "data")
 
 
 def _from_torchvision(root: Path, download: bool) -> Splits:
@@ -108,9 +109,9 @@ def image_folder(
         path: The folder that holds ``train`` and ``test``.
         image_size: Every picture is cropped to its central square and resized to this side;
             ``None`` requires that all pictures have the same size already.
-        captions: A table (.csv, .jsonl) with a caption for every picture, in the columns
-            ``file_name`` ("train/boat/1.png", starting with the split) and ``text``. A relative
-            path starts in ``path``. ``None`` for class captions.
+        captions: A table (.csv, .jsonl) with one or more captions for every picture, in the
+            columns ``file_name`` ("train/boat/1.png") and ``text``; see `read_captions`. A
+            relative path starts in ``path``. ``None`` for class captions.
         name: Shown in figures; by default the name of the folder.
         skip_unreadable: Leave out files that cannot be read, with a warning that names them.
 
@@ -121,19 +122,18 @@ def image_folder(
     Raises:
         FileNotFoundError: If the folder, a split or the table is missing, or a split is empty.
         ValueError: If the splits hold different classes, there is only one class or one without
-            pictures, a picture cannot be read, sizes differ, or captions and pictures do not match
-            one to one.
+            pictures, a picture cannot be read, sizes differ, or captions and pictures do not match.
     """
-    root = Path(path).expanduser()
+    root = home(path)
     classes, listed = list[str](), dict[str, list[PictureFile]]()
     for split in SPLITS:
         own, listed[split] = list_pictures(root / split)
         if different := sorted({*(classes or own)} ^ {*own}):
             raise ValueError(f"{root}: train and test hold different classes: {different[:5]}")
         classes = own
-    said: dict[str, str] = {}
+    said: dict[str, str | tuple[str, ...]] = {}
     if captions is not None:  # check them before reading the pictures, which may take long
-        table = root / Path(captions).expanduser()
+        table = root / home(captions)
         said = read_captions(table, [f"{s}/{p.file}" for s in SPLITS for p in listed[s]])
     number, splits = {label: i for i, label in enumerate(classes)}, []
     for split in SPLITS:
@@ -176,7 +176,7 @@ def plain_folder(
         FileNotFoundError: If there is no such folder, or no picture in it.
         ValueError: If a picture cannot be read, sizes differ, or one of the parts would be empty.
     """
-    root = Path(path).expanduser()
+    root = home(path)
     found = find_pictures(root)
     if not 0 < test < (len(found) if isinstance(test, int) else 1):
         raise ValueError(f"{root}: cannot hold out test={test} of {len(found)} pictures")

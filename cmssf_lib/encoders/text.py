@@ -1,15 +1,13 @@
 """Turn a caption into one vector: with a BERT from scratch or a pretrained text encoder."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import PositiveInt
 from safetensors import SafetensorError
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -18,13 +16,12 @@ from transformers import (
     BertConfig,
     BertModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
+from cmssf_lib.data.given import as_texts
+from cmssf_lib.encoders.tokens import Ids, tokenize, word_tokenizer
+from cmssf_lib.files import home
 from cmssf_lib.settings import BelowOne, settings
-
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-Ids = Int[Tensor, "captions length"]
 
 
 @settings
@@ -81,7 +78,8 @@ class TextEncoder(nn.Module):
             )
             self.backbone = BertModel(bert, add_pooling_layer=False)
         else:
-            where = os.path.expanduser(config.name if folder is None else folder)
+            where = config.name if folder is None else str(folder)
+            where = str(home(where)) if where.startswith("~") else where  # else a name on the hub
             try:
                 if not where:  # old versions of the hub's library raise something else
                     raise FileNotFoundError("the name is empty")
@@ -132,96 +130,10 @@ class TextEncoder(nn.Module):
         Where captions are class names, every training step passes the same ones. With cached
         picture features, tokenizing them again would take a thirtieth of the step.
         """
-        asked, device = tuple(captions), self.backbone.device
+        asked, device = as_texts(captions), self.backbone.device
         if (asked, device) not in self.last:
             ids, mask = tokenize(self.tokenizer, captions)
             # Without a mask, transformers need not look on a GPU whether it hides anything.
             padded = None if mask.all() else mask.to(device, non_blocking=True)
             self.last = {(asked, device): (ids.to(device, non_blocking=True), padded)}
         return self.last[asked, device]
-
-
-def word_tokenizer(captions: Sequence[str], max_length: int) -> PreTrainedTokenizerFast:
-    """Build a tokenizer whose tokens are the words of the captions.
-
-    Every caption becomes ``[CLS] word word … [SEP]`` in lower case, as in BERT. The vocabulary
-    is sorted, so the same captions give the same token ids on any machine.
-
-    Args:
-        captions: Texts to collect the words from; repetitions are harmless.
-        max_length: Longest sequence that the encoder accepts, with ``[CLS]`` and ``[SEP]``.
-
-    Returns:
-        A tokenizer of the transformers library; a pretrained one can replace it.
-
-    Raises:
-        ValueError: If the captions contain no word.
-    """
-    splitter = pre_tokenizers.Whitespace()
-    words = sorted(
-        {word for text in set(captions) for word, _ in splitter.pre_tokenize_str(text.lower())}
-    )
-    if not words:
-        raise ValueError("no words to build a tokenizer from: the captions are empty")
-    vocabulary = {token: i for i, token in enumerate((*SPECIAL_TOKENS, *words))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = splitter
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=max_length,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-    )
-
-
-def tokenize(
-    tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], device: torch.device | str = "cpu"
-) -> tuple[Ids, Ids]:
-    """Turn captions into token ids, all padded to the longest caption of this call.
-
-    Long captions and unknown words are errors: cutting or dropping them would change the meaning.
-
-    Args:
-        tokenizer: From `word_tokenizer` or from a pretrained text encoder.
-        captions: One or more texts.
-        device: Where to put the ids.
-
-    Returns:
-        Token ids and the attention mask (1 for a token, 0 for padding), int64.
-
-    Raises:
-        TypeError: If ``captions`` is a single text.
-        ValueError: If there is no caption, or a caption is empty, is longer than the encoder
-            accepts, or contains a word that the tokenizer does not know.
-    """
-    if isinstance(captions, str):
-        raise TypeError("captions must be a list of texts; got a single text: wrap it in a list")
-    if len(captions) == 0:
-        raise ValueError("no caption to tokenize; expected at least one")
-    for i, caption in enumerate(captions):
-        if not caption.strip():
-            raise ValueError(f"caption {i} is empty; every picture needs a text")
-    encoded = tokenizer(list(captions), truncation=False, padding=False, verbose=False)
-    for caption, ids in zip(captions, encoded["input_ids"], strict=True):
-        if len(ids) > tokenizer.model_max_length:
-            raise ValueError(
-                f"the caption {caption!r} has {len(ids)} tokens; the text encoder accepts at most "
-                f"{tokenizer.model_max_length}: shorten it, or set a larger max_length"
-            )
-        if (unknown := tokenizer.unk_token_id) in ids:
-            words = dict.fromkeys(caption.split())
-            strange = ", ".join(repr(w) for w in words if unknown in tokenizer.encode(w))
-            raise ValueError(
-                f"the caption {caption!r} holds a word that the tokenizer has never seen: {strange}"
-                ". Use the words of the training captions, or a pretrained text encoder"
-            )
-    padded = tokenizer.pad(encoded, return_tensors="pt")
-    ids, mask = padded["input_ids"], padded["attention_mask"]
-    return ids.to(device, non_blocking=True), mask.to(device, non_blocking=True)

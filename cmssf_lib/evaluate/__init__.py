@@ -52,6 +52,7 @@ from cmssf_lib.evaluate.neighbours import (
     zero_shot as zero_shot,
 )
 from cmssf_lib.evaluate.retrieval import (
+    both_retrievals as both_retrievals,
     exact_caption_retrieval as exact_caption_retrieval,
     pair_similarity as pair_similarity,
     retrieval as retrieval,
@@ -86,8 +87,9 @@ def report(
       class. With one caption per class, every k gives the same number as `zero_shot`, because
       the first k answers are the same text.
     - `text_to_image_R@k`, `_P@k`, `_mAP`: each distinct caption searches for pictures of its class.
-    - `exact_caption_R@k`: each picture searches for its own caption;
+    - `exact_caption_R@k`: each picture searches for its own caption, or any of several;
       `exact_caption_R@k_ceiling`: the best possible value, since captions repeat.
+    - `exact_picture_R@k`, if pictures have several captions: each searches for its own picture.
     - `positive_similarity`, `different_class_similarity`, `contaminated_similarity`: see
       `pair_similarity`.
 
@@ -116,15 +118,9 @@ def report(
         "knn": accuracy(nearest, e.labels),
         "knn_k": float(k),
     }
-    image_to_text = retrieval(e.image, e.text_per_image, e.labels, e.labels, mean_ap=False)
-    results |= {f"image_to_text_{name}": v for name, v in image_to_text.items() if name[0] == "R"}
-    # Each distinct (caption, class) pair is one query, however many pictures share it.
-    caption, label = torch.stack([e.caption_index, e.labels]).unique(dim=1)  # (q,) both
-    text_to_image = retrieval(e.text[caption], e.image, label, e.labels)
-    results |= {f"text_to_image_{name}": v for name, v in text_to_image.items()}
-    exact = exact_caption_retrieval(e.image, e.text, e.caption_index)
-    results |= {f"exact_caption_{name}": v for name, v in exact.items()}
-    pairs = pair_similarity(e.image, e.text_per_image, e.labels)
+    results |= both_retrievals(e.image, e.text, e.caption_pairs, e.labels)
+    picture, caption = e.caption_pairs
+    pairs = pair_similarity(e.image[picture], e.text[caption], e.labels[picture], picture)
     return results | {f"{name}_similarity": v for name, v in pairs.items()}
 
 
@@ -166,8 +162,10 @@ def monitor(
     texts = class_captions(validation) if prompts is None else prompts
     prompt, prompt_class = embed_prompts(method, texts)
     e = embed(method, validation)
-    first = retrieval(e.image, e.text_per_image, e.labels, e.labels, ks=(1,), mean_ap=False)
-    pairs = pair_similarity(e.image, e.text_per_image, e.labels)
+    picture, caption = e.caption_pairs
+    of, text = e.labels[picture], e.text[caption]
+    first = retrieval(e.image, text, e.labels, of, ks=(1,), mean_ap=False)
+    pairs = pair_similarity(e.image[picture], text, of, picture)
     with evaluating(method) as device:
         # Always the same batches; shuffled, since sorted data would give batches of one class.
         shuffled = batches(validation.to(device), batch_size, seed=0, epoch=0)

@@ -27,11 +27,12 @@ class Embeddings:
     image: Float[Tensor, "n dim"]  # each picture in the shared space, as a unit vector
     text: Float[Tensor, "u dim"]  # each *distinct* caption, in the order of `data.unique_captions`
     labels: Int[Tensor, " n"]  # each picture's class
-    caption_index: Int[Tensor, " n"]  # for each picture, the row of its caption in `text`
+    caption_index: Int[Tensor, " n"]  # for each picture, the row of its (first) caption in `text`
+    caption_pairs: Int[Tensor, "2 p"]  # each picture with each of its captions: rows of both
 
     @property
     def text_per_image(self) -> Float[Tensor, "n dim"]:
-        """Each picture's own caption in the shared space; shared captions repeat."""
+        """Each picture's own (first) caption in the shared space; shared captions repeat."""
         return self.text[self.caption_index]
 
 
@@ -58,6 +59,7 @@ def embed(method: CMSSF, data: ImageTextData) -> Embeddings:
         text=embed_texts(method, data.unique_captions),
         labels=data.labels.cpu(),
         caption_index=data.caption_index.cpu(),
+        caption_pairs=data.caption_pairs.cpu(),
     )
 
 
@@ -121,9 +123,9 @@ def class_captions(data: ImageTextData) -> list[list[str]]:
         data: The training set: prompts must not come from the data that they are tested on.
     """
     found: list[dict[str, None]] = [{} for _ in data.class_names]
-    for label, caption in zip(data.labels.tolist(), data.captions, strict=True):
-        found[label][caption] = None
-    return [list(captions) for captions in found]
+    for label, captions in zip(data.labels.tolist(), data.caption_sets, strict=True):
+        found[label] |= dict.fromkeys(captions)
+    return [list(texts) for texts in found]
 
 
 def embed_prompts(
@@ -139,8 +141,10 @@ def embed_prompts(
         One row per caption, and the class of each row.
 
     Raises:
-        ValueError: If there is no class, or a class has no caption.
+        ValueError: If there is no class, or a class has no caption, or one text for a list.
     """
+    if lone := [texts for texts in captions if isinstance(texts, str)]:
+        raise ValueError(f"each class needs a list of captions; got the text {lone[0]!r}.")
     empty = [label for label, texts in enumerate(captions) if not texts]
     if empty:
         raise ValueError(f"no caption for the classes {empty}; every class needs at least one.")

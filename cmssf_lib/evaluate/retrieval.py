@@ -4,11 +4,11 @@ Each retrieval measure is its expected value when ties (`neighbours.TIE`) are br
 mAP, all tied answers get the rank of the last of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int, Shaped
 from torch import Tensor
 
 from cmssf_lib.evaluate.neighbours import TIE, require_one_a_row, require_rows, similar_blocks
@@ -78,8 +78,10 @@ def retrieval(
 def exact_caption_retrieval(
     image: Float[Tensor, "n dim"],
     text: Float[Tensor, "u dim"],
-    caption_index: Int[Tensor, " n"],
+    caption_index: Int[Tensor, " p"],
     ks: Sequence[int] = (1, 5, 10),
+    *,
+    picture_index: Int[Tensor, " p"] | None = None,
 ) -> dict[str, float]:
     """Measure how often each picture finds its own caption among the captions of all n pictures.
 
@@ -88,32 +90,78 @@ def exact_caption_retrieval(
     This ceiling is returned with each result: with ten captions for 10,000 pictures, R@1 cannot
     exceed 0.1 %. Chance is k / n. This is `retrieval` with each picture as its own group.
 
+    If pictures have several captions, finding any of them counts, and the ceiling is that of the
+    rarest.
+
     Args:
         image: Embeddings of the pictures in the shared space.
         text: Embeddings of the distinct captions in the shared space.
         caption_index: For each picture, the row of its caption in `text`.
         ks: Numbers of top answers to evaluate.
+        picture_index: If pictures have several captions, the row of the picture that each entry
+            of `caption_index` belongs to: the two rows of `ImageTextData.caption_pairs`.
 
     Returns:
         "R@k" and "R@k_ceiling" for every k.
 
     Raises:
         ValueError: If there is only one picture, a set contains NaN, the dimensions differ, or a
-            k is not within 1 … n.
+            k is not within 1 … the number of captions.
         IndexError: If an index lies outside `text`.
     """
     own = torch.arange(len(image), device=image.device)
-    found = retrieval(image, text[caption_index], own, own, ks, mean_ap=False)
-    copies = caption_index.bincount()[caption_index].cpu().double()  # (n,)
-    results = {}
-    for k in ks:
-        results[f"R@{k}"] = found[f"R@{k}"]
-        results[f"R@{k}_ceiling"] = float((k / copies).clamp(max=1).mean())
+    of = own if picture_index is None else picture_index
+    found = retrieval(image, text[caption_index], own, of, ks, mean_ap=False)
+    copies = caption_index.bincount()[caption_index]  # (p,)
+    fewest = torch.full_like(own, len(of)).scatter_reduce(0, of, copies, "amin")
+    return _with_ceiling(found, fewest)
+
+
+def both_retrievals(
+    image: Float[Tensor, "n dim"],
+    text: Float[Tensor, "u dim"],
+    caption_pairs: Int[Tensor, "2 p"],
+    labels: Int[Tensor, " n"],
+) -> dict[str, float]:
+    """Search texts by picture and pictures by text; `evaluate.report` explains the results.
+
+    Args:
+        image: Embeddings of the pictures in the shared space.
+        text: Embeddings of the distinct captions.
+        caption_pairs: Each picture with each of its captions, as rows of `image` and `text`.
+        labels: The class of each picture.
+    """
+    picture, caption = caption_pairs
+    of, own = labels[picture], torch.arange(len(image))
+    to_text = retrieval(image, text[caption], labels, of, mean_ap=False)
+    results = {f"image_to_text_{name}": v for name, v in to_text.items() if name[0] == "R"}
+    # Each distinct (caption, class) pair is one query, however many pictures share it.
+    query, label = torch.stack([caption, of]).unique(dim=1)  # (q,) both
+    to_image = retrieval(text[query], image, label, labels)
+    results |= {f"text_to_image_{name}": v for name, v in to_image.items()}
+    exact = exact_caption_retrieval(image, text, caption, picture_index=picture)
+    results |= {f"exact_caption_{name}": v for name, v in exact.items()}
+    if len(picture) > len(image):  # each caption of each picture searches for that very picture
+        exact = retrieval(text[caption], image, picture, own, mean_ap=False)
+        exact = _with_ceiling(exact, caption.bincount()[caption])
+        results |= {f"exact_picture_{name}": v for name, v in exact.items()}
+    return results
+
+
+def _with_ceiling(found: Mapping[str, float], copies: Shaped[Tensor, " p"]) -> dict[str, float]:
+    """Return each R@k, and its best value if each answer has so many equal copies."""
+    results, copies = {}, copies.cpu().double()
+    for name in [name for name in found if name[0] == "R"]:
+        results[name] = found[name]
+        results[f"{name}_ceiling"] = float((int(name[2:]) / copies).clamp(max=1).mean())
     return results
 
 
 def pair_similarity(
-    image: Float[Tensor, "n dim"], text: Float[Tensor, "n dim"], labels: Int[Tensor, " n"]
+    image: Float[Tensor, "n dim"],
+    text: Float[Tensor, "n dim"],
+    labels: Int[Tensor, " n"],
+    picture_index: Int[Tensor, " n"] | None = None,
 ) -> dict[str, float]:
     """Compute the mean cosine similarity of pictures with their own and with other texts.
 
@@ -130,6 +178,8 @@ def pair_similarity(
         image: Embeddings of the pictures in the shared space.
         text: Embeddings of the texts; row i is the text of picture i.
         labels: The class of each picture.
+        picture_index: If pictures stand in several rows, with a caption each: a number for each
+            picture. Its other captions then count as its own, not as another picture's.
 
     Returns:
         "positive", "different_class", "contaminated".
@@ -147,7 +197,10 @@ def pair_similarity(
         raise ValueError("all pictures are of one class: there are no pairs of different classes.")
     # Sums over many pairs need float64, which some devices lack, so compute on the CPU.
     x, t = image.cpu().double(), text.cpu().double()
-    by_picture, by_class = similarities(x, t), similarities(x, t, labels.cpu())
+    if picture_index is not None and len(picture_index.unique()) == len(x):
+        picture_index = None
+    by_picture = similarities(x, t, None if picture_index is None else picture_index.cpu())
+    by_class = similarities(x, t, labels.cpu())
     return {
         "positive": by_picture["positive_similarity"].item(),
         "different_class": by_class["negative_similarity"].item(),

@@ -116,7 +116,7 @@ def caption_ceiling(data: ImageTextData) -> float:
     data, so with few pictures per caption the ceiling is slightly too high.
 
     Args:
-        data: Pictures with captions and labels.
+        data: Pictures with captions and labels. Of several captions, the first counts.
     """
     counts = contingency_matrix(data.caption_index.cpu(), data.labels.cpu())  # (captions, classes)
     return float(counts.max(axis=1).sum() / len(data))

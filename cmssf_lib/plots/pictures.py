@@ -29,7 +29,7 @@ RIGHT, WRONG = ("✓", style.COLOURS["blue"], "-"), ("✗", style.COLOURS["vermi
 
 
 def caption_grid(data: ImageTextData, indices: Sequence[int], columns: int = 4) -> Figure:
-    """Show pictures with their captions below them.
+    """Show pictures with their captions below them; of several, the first.
 
     Args:
         data: The data set that holds the pictures.
@@ -44,7 +44,7 @@ def caption_grid(data: ImageTextData, indices: Sequence[int], columns: int = 4) 
     if outside:
         raise IndexError(f"index {outside[0]} is outside the {len(data)} pictures of {data.name}")
     chosen = data.subset(indices)
-    return image_grid(chosen.images, chosen.captions, columns)
+    return image_grid(chosen.images, [texts[0] for texts in chosen.caption_sets], columns)
 
 
 @style.styled

@@ -119,6 +119,8 @@ def from_pretrained(folder_or_name: str | Path, **hub_settings: Any) -> CMSSF:
         parts = _part(folder, "text") if text.kind == "pretrained" else None
         image_encoder = ImageEncoder(from_json(VisionConfig, config["vision"]))
         text_encoder = TextEncoder(text, config["words"], parts)
+        if parts is None and text_encoder.words != config["words"]:
+            raise ValueError("its words were read in another way, so their numbers have changed")
         model = CMSSF(image_encoder, text_encoder, from_json(CMSSFConfig, config["cmssf"]))
         model.load_state_dict(tensors)
     except Exception as error:  # wrong values in a file can make a constructor raise anything
