@@ -12,7 +12,7 @@ from PIL import Image
 
 from cmssf_lib import cli, machine
 from cmssf_lib.build import build, preset_of, run_config, trained as trained_method
-from cmssf_lib.cli import training
+from cmssf_lib.cli import seeds, training
 from cmssf_lib.data import digit_scenes, load
 from cmssf_lib.evaluate import probe_report, report
 from cmssf_lib.presets import METHODS, QUICK, preset
@@ -82,9 +82,9 @@ def test_seeds_are_trained_side_by_side_on_a_gpu_and_else_in_turn(monkeypatch, d
             nonlocal running
             running -= 1
 
-    monkeypatch.setattr(training, "Popen", Training)
+    monkeypatch.setattr(seeds, "Popen", Training)
     monkeypatch.setattr(machine, "fastest_device", lambda: torch.device(device))
-    training.train_seeds(["simclr", "--seeds", "3"], None, 5, 3)
+    seeds.train_seeds(["simclr", "--seeds", "3"], None, 5, 3)
     assert most == at_once
 
 

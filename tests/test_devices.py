@@ -83,7 +83,8 @@ def test_every_cell_of_a_chapter_runs_on_the_kernel_of_a_card(path, tmp_path, mo
     for name, value in {**OFF_CARDS, "IPYTHONDIR": str(tmp_path), "CMSSF_PRESET": preset}.items():
         monkeypatch.setenv(name, value)
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=600, allow_errors=True, kernel_name="python3")
+    patience = {"timeout": 600, "startup_timeout": 300}  # for a machine with much else to do
+    client = NotebookClient(notebook, allow_errors=True, kernel_name="python3", **patience)
     client.execute(cwd=str(path.parent))
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
     errors = [out for out in outputs if out.output_type == "error"]

@@ -1,4 +1,4 @@
-"""Command line: ``cmssf train``, ``evaluate``, ``reproduce``, ``runs``, ``index``, ``search``.
+"""Command line: ``cmssf train``, ``evaluate``, ``reproduce``, ``index``, ``search`` and others.
 
 The commands call the same functions as the notebooks and print the results. tyro makes the
 options and help texts from the signatures, docstrings and dataclasses.
@@ -17,7 +17,7 @@ import tyro
 from pydantic import PositiveInt
 from tyro.conf import Positional
 
-from cmssf_lib.cli import measure, search, training
+from cmssf_lib.cli import export, measure, search, training
 from cmssf_lib.cli.seeds import train_seeds
 from cmssf_lib.cli.terminal import lasting, note
 from cmssf_lib.cli.training import Data
@@ -145,4 +145,5 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "runs": measure.runs,
     "index": search.index,
     "search": search.search,
+    "export": export.export,
 }

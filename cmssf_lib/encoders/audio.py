@@ -102,4 +102,5 @@ class AudioTokens(nn.Module):
         """
         if waveforms.ndim == 2 and waveforms.shape[1] != self.samples:
             raise ValueError(f"expected sounds of {self.samples} samples; got {waveforms.shape[1]}")
-        return self.project(log_mel(waveforms, self.mels).transpose(1, 2)) + self.position
+        frames = log_mel(waveforms, self.mels).transpose(1, 2)
+        return self.project(frames.to(self.position.dtype)) + self.position

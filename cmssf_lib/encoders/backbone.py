@@ -164,7 +164,8 @@ class ConvStem(nn.Module):
         # The pixels of each patch, (b, tokens, 3·4·4), become a separate picture.
         patches = choose(F.unfold(images, 4, stride=4).transpose(1, 2), keep)
         pictures = pixels_last(patches.reshape(-1, 3, 4, 4))
-        return self.through(self.layers, pictures).reshape(len(images), patches.shape[1], -1)
+        # Not len(images): an exported graph would hold that number.
+        return self.through(self.layers, pictures).reshape(*patches.shape[:2], -1)
 
 
 class Shortcut(nn.Sequential):

@@ -104,6 +104,8 @@ class TextEncoder(nn.Module):
             longest = self.tokenizer.model_max_length
             positions = getattr(self.backbone.config, "max_position_embeddings", None) or longest
             self.tokenizer.model_max_length = min(longest, positions)
+        # A published one may be in half precision.
+        nn.Module.to(self.backbone, torch.get_default_dtype())
         self.width = int(self.backbone.config.hidden_size)
         # The tokens of the last call, by its captions and device. A captured step keeps them.
         self.last: dict[tuple[tuple[str, ...], torch.device], tuple[Ids, Ids | None]] = {}
@@ -120,7 +122,10 @@ class TextEncoder(nn.Module):
 
     def forward(self, captions: Sequence[str]) -> Float[Tensor, "captions width"]:
         """Return the [CLS] vector of each caption."""
-        ids, mask = self._tokenized(captions)
+        return self.encode(*self._tokenized(captions))
+
+    def encode(self, ids: Ids, mask: Ids | None = None) -> Float[Tensor, "captions width"]:
+        """Return the [CLS] vector of each caption, given as token ids and mask (`tokenize`)."""
         hidden: Tensor = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
         return hidden[:, 0]  # (captions, length, width) -> [CLS] comes first
 

@@ -7,10 +7,9 @@ from jaxtyping import Float, UInt8
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cmssf_lib.encoders.backbone import ConvStem, Kept, Tokens, VisionConfig, choose, make_backbone
-from cmssf_lib.views import as_float
+from cmssf_lib.views import as_float, resize
 
 Images = UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]
 
@@ -63,7 +62,7 @@ class ImageEncoder(nn.Module):
         """Encode as `forward`, trusting that floats lie in [0, 1], as `Views` makes them."""
         if size is not None:
             return self.tokens(images, size=size)[:, 0]
-        return self.backbone((self.resized(images) - self.mean) / self.std)
+        return self.backbone(self.normalised(images))
 
     def tokens(self, images: Images, *, size: int | None = None, keep: Kept = None) -> Tokens:
         """Return the tokens of [CLS] and the patches, for any size and any selection of patches.
@@ -84,7 +83,7 @@ class ImageEncoder(nn.Module):
                 although the stem sees across their borders.
         """
         backbone, grid = self.transformer, self.grid(size)
-        pixels = (self.resized(images, size) - self.mean) / self.std
+        pixels = self.normalised(images, size)
         stem, position = backbone.patch_embed, backbone.pos_embed
         if isinstance(stem, ConvStem):
             if keep is not None and not stem.apart:
@@ -96,9 +95,13 @@ class ImageEncoder(nn.Module):
         else:  # its own forward accepts only one size
             patches = choose(stem.norm(stem.proj(pixels).flatten(2).transpose(1, 2)), keep)
         if grid != stem.grid_size:
-            position = resample_abs_pos_embed(position, list(grid), list(stem.grid_size))
-        patches = patches + choose(position[:, 1:].expand(len(patches), -1, -1), keep)
-        cls = (backbone.cls_token + position[:, :1]).expand(len(patches), -1, -1)
+            # MPS has the operation since PyTorch 2.8, and its gradient only since later.
+            known = position.device.type in ("cpu", "cuda")
+            there = position if known else position.cpu()
+            there = resample_abs_pos_embed(there, list(grid), list(stem.grid_size))
+            position = there.to(position.device)
+        patches = patches + choose(position[:, 1:].expand(patches.shape[0], -1, -1), keep)
+        cls = (backbone.cls_token + position[:, :1]).expand(patches.shape[0], -1, -1)
         tokens = backbone.pos_drop(torch.cat([cls, patches], dim=1))  # (b, 1 + patches, width)
         return backbone.norm(backbone.blocks(backbone.norm_pre(tokens)))
 
@@ -138,8 +141,12 @@ class ImageEncoder(nn.Module):
         if pixels.shape[-2:] == (size, size):
             return pixels
         # Resize the whole batch on the device: 32×32 becomes 224×224 only here, not on disk.
-        resized = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+        resized = resize(pixels, (size, size), "bicubic")
         return resized.clamp(0, 1)  # bicubic interpolation overshoots at edges
+
+    def normalised(self, images: Images, size: int | None = None) -> Float[Tensor, "b 3 s s"]:
+        """Return pictures as the backbone takes them: `resized`, normalised, in its precision."""
+        return ((self.resized(images, size) - self.mean) / self.std).to(self.mean.dtype)
 
 
 @torch.no_grad()

@@ -229,7 +229,8 @@ def probe_report(
     classes, labels, truth = len(train.class_names), train.labels.cpu(), test.labels.cpu()
     if isinstance(method, Method):
         method = partial(embed_features, method)
-    bank, queries = method if isinstance(method, tuple) else map(method, splits)
+    features = method if isinstance(method, tuple) else map(method, splits)
+    bank, queries = (each.cpu() for each in features)
 
     def linear(index: Tensor, draw: int) -> Tensor:
         return linear_probe(bank[index], labels[index], queries)

@@ -57,8 +57,8 @@ class FineTuned(Method):
         self.method = copy.deepcopy(method).requires_grad_(True)
         self.views = Views(views)
         # skip_init draws no random numbers, so the caller's random state does not change.
-        device = next(self.method.parameters()).device
-        self.head = nn.utils.skip_init(nn.Linear, width, classes, device=device)
+        of = next(self.method.parameters())
+        self.head = nn.utils.skip_init(nn.Linear, width, classes, device=of.device, dtype=of.dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

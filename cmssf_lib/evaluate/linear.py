@@ -172,7 +172,7 @@ def linear_probe(
         queries: Features to classify.
 
     Returns:
-        The predicted class of each query.
+        The predicted class of each query, on the queries' device. (It is fitted on the CPU.)
 
     Raises:
         ValueError: If a set is empty, widths or lengths differ, a feature is NaN or infinite,
@@ -203,7 +203,7 @@ def linear_probe(
     best = best_penalty(x, y)
     # Start from the weights of the stronger penalties, as in `best_penalty`: it converges faster.
     *_, model = _path(x, y, [penalty for penalty in PENALTIES if penalty >= best])
-    return torch.from_numpy(model.predict(q)).long()
+    return torch.from_numpy(model.predict(q)).long().to(queries.device)
 
 
 def best_penalty(x: Float[np.ndarray, "m width"], y: Int[np.ndarray, " m"]) -> float:

@@ -3,12 +3,12 @@
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cmssf_lib.encoders import ConvStem, log_mel
 from cmssf_lib.fusion import streams
 from cmssf_lib.fusion.inputs import FusionConfig, FusionModel, Inputs, Logits, Masks
 from cmssf_lib.fusion.streams import Context, Real, Seen, Tokens, Weights
+from cmssf_lib.views import resize
 
 Maps = tuple[Weights, Float[Tensor, "b heads k n"]]  # attention weights in both directions
 PLANES = {"image": 3, "text": 8, "sound": 1}  # planes of each modality (rule "channels")
@@ -59,7 +59,8 @@ class EarlyFusion(FusionModel, streams.TokenReader):
             for name in self.config.modalities
         ]
         # The stem's own `forward` is annotated for three planes; its layers take any number.
-        tokens = self.stem.layers(torch.cat(planes, dim=1)).flatten(2).transpose(1, 2)
+        whole = torch.cat(planes, dim=1).to(self.position.dtype)
+        tokens = self.stem.layers(whole).flatten(2).transpose(1, 2)
         return tokens + self.position, streams.all_real(tokens)
 
 
@@ -79,7 +80,7 @@ class Planes(nn.Module):
             return streams.pixels(value, size)
         if self.name == "sound":
             spectrogram = log_mel(value, mels=self.config.mels)[:, None]  # (b, 1, mels, frames)
-            return F.interpolate(spectrogram, size, mode="bilinear", antialias=True)
+            return resize(spectrogram, size, "bilinear")
         real = streams.words(value, self.word.num_embeddings, self.config.max_length)
         return mean_token(self.word(value), real)[:, :, None, None].expand(-1, -1, *size)
 
@@ -213,7 +214,7 @@ class CoAttention(FusionModel):
         found, presence = self.each_present(self.streams, inputs, present)
         # A stream that no example has becomes one token that is not real.
         absent = torch.zeros_like(presence[:, :1])
-        empty = torch.zeros(len(absent), 1, self.config.width, device=absent.device), absent
+        empty = next(self.parameters()).new_zeros(len(absent), 1, self.config.width), absent
         (a, real_a), (b, real_b) = (found.get(name, empty) for name in self.streams)
         maps = []
         for layer in self.layers:

@@ -134,7 +134,8 @@ class Stream(nn.Module):
             real = words(value, self.word.num_embeddings, self.config.max_length)
             return self.word(value) + self.position[:, : value.shape[1]], real
         if self.name == "image":
-            tokens = self.stem(pixels(value, self.config.image_size)) + self.position
+            patches = pixels(value, self.config.image_size).to(self.position.dtype)
+            tokens = self.stem(patches) + self.position
         else:
             tokens = self.frames(value)
         return tokens, all_real(tokens)

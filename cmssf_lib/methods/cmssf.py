@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from cmssf_lib.data import Batch
 from cmssf_lib.encoders import ImageEncoder, ProjectionHead, TextEncoder
+from cmssf_lib.encoders.text import Ids
 from cmssf_lib.losses import (
     duplicate_floor,
     excess_loss,
@@ -125,6 +126,10 @@ class CMSSF(Method):
         """Return the captions' embeddings in the shared space, of unit length."""
         return F.normalize(self.text_head(self.text_encoder(captions)), dim=1)
 
+    def encode_tokens(self, ids: Ids, mask: Ids | None = None) -> Float[Tensor, "captions dim"]:
+        """Return what `encode_text` does, from the token ids and mask of `encoders.tokenize`."""
+        return F.normalize(self.text_head(self.text_encoder.encode(ids, mask)), dim=1)
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Compare every picture of the batch with every caption.
 
@@ -178,11 +183,12 @@ class CMSSF(Method):
                 "the data holds features of a frozen image encoder, but this encoder is trained: "
                 "use data without features, or set freeze_image"
             )
-        b, views, _ = batch.features.shape
+        features = batch.features.to(self.log_scale.dtype)
+        b, views, _ = features.shape
         if views == 1 or not self.training:
-            return self.project(batch.features[:, 0])
+            return self.project(features[:, 0])
         drawn = torch.randint(views, (b,))
-        return self.project(batch.features[torch.arange(b), drawn])
+        return self.project(features[torch.arange(b), drawn])
 
     def train(self, mode: bool = True) -> "CMSSF":
         """Set training mode; a frozen image encoder stays in evaluation mode."""

@@ -1,7 +1,8 @@
 """Reuse of a trained model: save it as a folder, share it on the hub, and search with it.
 
 `save_pretrained` writes a model that needs no data, `from_pretrained` reads it and `push_to_hub`
-uploads it. `index_folder` encodes the pictures of a folder once; the `Index` finds those nearest
+uploads it. `export_towers` writes both encoders as graphs (ONNX, or PyTorch's) that run without
+this library. `index_folder` encodes the pictures of a folder once; the `Index` finds those nearest
 to a sentence and can be saved to a file. `nearest` is the search alone, on any vectors::
 
     model = from_pretrained("my-model")
@@ -11,6 +12,7 @@ to a sentence and can be saved to a file. `nearest` is the search alone, on any 
         print(hit.similarity, hit.file)
 """
 
+from cmssf_lib.share.export import export_towers as export_towers
 from cmssf_lib.share.folder import index_folder as index_folder
 from cmssf_lib.share.hub import (
     fingerprint as fingerprint,

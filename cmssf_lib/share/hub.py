@@ -123,6 +123,7 @@ def from_pretrained(folder_or_name: str | Path, **hub_settings: Any) -> CMSSF:
             raise ValueError("its words were read in another way, so their numbers have changed")
         model = CMSSF(image_encoder, text_encoder, from_json(CMSSFConfig, config["cmssf"]))
         model.load_state_dict(tensors)
+        model.to(tensors["log_scale"].dtype)  # a model in half precision stays in it
     except Exception as error:  # wrong values in a file can make a constructor raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{folder} holds a damaged model or a later format: {reason}") from error

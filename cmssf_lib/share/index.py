@@ -67,7 +67,7 @@ def _directions(what: str, x: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
     In single precision, the order of summation changes the last digit of a similarity. Equal
     vectors could then get different similarities instead of a tie.
     """
-    x = x.double()
+    x = x.cpu().double()  # not every device has double precision
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     if not length.all():
         raise ValueError(f"a {what} has length zero, so it has no direction.")

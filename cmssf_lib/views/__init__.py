@@ -28,6 +28,7 @@ from cmssf_lib.views.geometry import (
     erase as erase,
     mirror as mirror,
     pixel_shift as pixel_shift,
+    resize as resize,
 )
 
 Range = tuple[PositiveFloat, PositiveFloat]

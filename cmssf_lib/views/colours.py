@@ -30,6 +30,9 @@ def as_float(images: UInt8[Tensor, "b 3 h w"] | Images) -> Images:
         return images.float().div_(255)
     if not images.is_floating_point():
         raise TypeError(f"expected uint8 images, or floats in [0, 1]; got {images.dtype}")
+    # An exported graph cannot branch on values. PyTorch 2.6 tells compiling from exporting nowhere.
+    if getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)():
+        return images.float()
     low, high = images.aminmax() if images.numel() else (images.new_zeros(()),) * 2
     if not (low >= -1e-4 and high <= 1 + 1e-4):  # a NaN fails both comparisons
         raise ValueError(

@@ -1,6 +1,7 @@
 """Views that change geometry: crop, shift, rotation, shear, flip, and erasing a square."""
 
 import math
+import warnings
 
 import torch
 from jaxtyping import Float, Int64
@@ -93,6 +94,23 @@ def sample(
     precision = torch.promote_types(images.dtype, torch.float32)  # half would round the points
     out = F.grid_sample(images.to(precision), grid.to(precision), align_corners=False)
     return out.to(images.dtype)
+
+
+def resize(
+    maps: Float[Tensor, "b c h w"], size: tuple[int, int], mode: str
+) -> Float[Tensor, "b c rows columns"]:
+    """Resize without aliasing, on the CPU if their device cannot (MPS before PyTorch 2.8).
+
+    Args:
+        maps: Pictures, or other planes.
+        size: Height and width of the result.
+        mode: "bilinear" or "bicubic".
+    """
+    try:
+        return F.interpolate(maps, size, mode=mode, antialias=True)
+    except NotImplementedError:
+        warnings.warn(f"no resizing on {maps.device.type}: it is done on the CPU", stacklevel=2)
+        return F.interpolate(maps.cpu(), size, mode=mode, antialias=True).to(maps.device)
 
 
 def centres(pixels: int, device: torch.device) -> Float[Tensor, " pixels"]:

@@ -1,20 +1,27 @@
-"""A graphics card without a card: a second device that computes, and refuses to mix.
+"""A graphics card without a card: a second device that computes, and refuses what cards refuse.
 
 It is PyTorch's place for devices of others ("PrivateUse1"), written in Python: a tensor "on the
 card" holds one on the processor, and every operation is done there. As on a real card an operation
 on tensors of both places is an error, and so is `numpy()`. Random numbers are the processor's, so
 that results on both devices agree to the last digits.
 
+It is also as poor as the poorest card, Apple's MPS: it refuses float64, border padding, and every
+operation that has no kernel for MPS in PyTorch's own table.
+
 Importing this makes it the machine's accelerator, in the whole process and for good: import it in a
 process of its own. The directory of this file as PYTHONPATH does so in every Python that starts.
 """
 
+from importlib.resources import files
+
 import torch
+import yaml
 from accelerate.state import PartialState
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_flatten, tree_map
 
 NAME = "card"
+KINDS = ("bilinear", "bicubic")
 #: What a real card takes from the processor: copies, and places to look at or write to.
 MAY_MIX = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_"}
 #: They ask for their memory inside, where it could not be filled: they are made here as a whole.
@@ -24,6 +31,24 @@ MADE = (
 )
 
 
+def lacked_by_mps() -> set[str]:
+    """Operations with a kernel for processors and neither one for MPS nor one for all devices."""
+    table = files("torchgen") / "packaged/ATen/native/native_functions.yaml"
+    read = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C: a kernel must start in time
+    entries = {f["func"].split("(")[0]: f for f in yaml.load(table.read_text(), read)}
+    kernels = {name: ", ".join(entry.get("dispatch", {})) for name, entry in entries.items()}
+    # These are there today, but were not in the oldest PyTorch that the book takes.
+    lacked = {f"_upsample_{kind}2d_aa{end}" for kind in KINDS for end in ("", "_backward")}
+    for name, entry in entries.items():
+        has = kernels[entry.get("structured_delegate", name)]
+        if "CPU" in has and "MPS" not in has and "Composite" not in has:
+            lacked.add(name.removesuffix(".default"))
+    return lacked
+
+
+LACKED = lacked_by_mps()
+
+
 class OnCard(torch.Tensor):
     """A tensor on the stand-in; its numbers are in `host`."""
 
@@ -31,6 +56,8 @@ class OnCard(torch.Tensor):
 
     @staticmethod
     def __new__(cls, host: torch.Tensor) -> "OnCard":
+        if host.dtype in (torch.float64, torch.complex128):
+            raise TypeError(f"Cannot convert a {NAME} Tensor to {host.dtype}: use float32")
         made = torch.Tensor._make_wrapper_subclass(
             cls,
             host.shape,
@@ -48,6 +75,10 @@ class OnCard(torch.Tensor):
     def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = operation._schema.name.removeprefix("aten::")
+        if {name, f"{name}.{operation._overloadname}"} & LACKED:
+            raise NotImplementedError(f"The operator 'aten::{name}' is not there on the {NAME}")
+        if name.startswith("grid_sampler") and 1 in args[-2:-1]:
+            raise RuntimeError(f"{NAME}: Unsupported Border padding mode")
         tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
         if name not in MAY_MIX and any(x.ndim and not isinstance(x, cls) for x in tensors):
             raise RuntimeError(f"Expected all tensors to be on the same device, in {name}")
