@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from cmssf_lib.data import Batch
 from cmssf_lib.encoders import ImageEncoder, ProjectionHead, TextEncoder
-from cmssf_lib.encoders.text import Ids
+from cmssf_lib.encoders.tokens import Ids
 from cmssf_lib.losses import (
     duplicate_floor,
     excess_loss,

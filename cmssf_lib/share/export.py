@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.export import Dim
 
-from cmssf_lib.encoders.text import Ids
+from cmssf_lib.encoders.tokens import Ids
 from cmssf_lib.files import home, write_json
 from cmssf_lib.methods import CMSSF
 from cmssf_lib.share.hub import fingerprint

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError, safe_open
 
 from cmssf_lib.encoders import ImageEncoder, TextConfig, TextEncoder, VisionConfig
 from cmssf_lib.files import (
@@ -37,7 +36,7 @@ from cmssf_lib.settings import from_json
 FORMAT = "cmssf-model-1"
 #: Subfolder for the complete files of a new model until they have replaced the old ones.
 NEW = ".new"
-WEIGHTS = "model.safetensors"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 CARD = Path(__file__).with_name("card.md")
 
 
@@ -112,7 +111,7 @@ def from_pretrained(folder_or_name: str | Path, **hub_settings: Any) -> CMSSF:
                 f"the model {str(folder_or_name)!r} is neither a folder on this machine nor "
                 "available for download: name a saved model's folder, or check the network"
             ) from error
-    config = _read_config(folder)
+    config = _read_config(_part(folder, CONFIG))
     tensors, _ = read_tensors(_part(folder, WEIGHTS), "pt")
     try:
         text = from_json(TextConfig, config["text"])
@@ -158,19 +157,18 @@ def _write(model: CMSSF, folder: Path, run: Run | None) -> None:
         text.save_parts(folder / "text")
         words = []
     parts = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
-    files = ["config.json", "README.md", WEIGHTS, *parts]
-    # The next save into the folder replaces these files and no others.
-    written = {"format": "pt", "files": json.dumps(sorted(files))}
-    write_tensors(folder / WEIGHTS, _weights(model), written)
+    files = [CONFIG, "README.md", WEIGHTS, *parts]
+    write_tensors(folder / WEIGHTS, _weights(model), {"format": "pt"})
     content = {
         "format": FORMAT,
+        "files": sorted(files),  # the next save into the folder replaces these and no others
         # The saved weights are complete, so reading needs no pretrained ones and no image task.
         "vision": asdict(replace(model.image_encoder.config, weights="")),
         "text": asdict(text.config),
         "cmssf": asdict(replace(model.config, image_loss="")),
         "words": words,
     }
-    write_json(folder / "config.json", content)
+    write_json(folder / CONFIG, content)
     card = ModelCard.from_template(ModelCardData(), str(CARD), run=run, words=len(words))
     replace_file(folder / "README.md", card.save)
 
@@ -179,9 +177,9 @@ def _require_own_folder(folder: Path) -> None:
     """Refuse a folder in which a save would replace or delete files that no save wrote."""
     written, there = set[str](), set[str]()
     for place in (folder, folder / NEW):
-        with suppress(OSError, SafetensorError), safe_open(place / WEIGHTS, "pt") as file:
-            written |= set(json.loads((file.metadata() or {}).get("files", "[]")))
-        for part in ("config.json", "README.md", WEIGHTS, "text"):
+        with suppress(OSError, ValueError):
+            written |= set(_read_config(place / CONFIG).get("files", ()))
+        for part in (CONFIG, "README.md", WEIGHTS, "text"):
             paths = [place / part, *(place / part).rglob("*")]
             paths = [path for path in paths if path.is_file() or path.is_symlink()]
             there |= {path.relative_to(place).as_posix() for path in paths}
@@ -199,10 +197,10 @@ def _put_in_place(folder: Path) -> None:
     """
     if (folder / NEW).is_dir():
         parts = list((folder / NEW).iterdir())
-        has_text = (folder / NEW / "text").exists()
-        if has_text or (parts and _read_config(folder)["text"]["kind"] != "pretrained"):
+        kind = _read_config(_part(folder, CONFIG))["text"]["kind"] if parts else None
+        if kind == "scratch" or (folder / NEW / "text").exists():
             shutil.rmtree(folder / "text", ignore_errors=True)  # the old model's
-        for part in sorted(parts, key=lambda part: part.name == WEIGHTS):  # they say which are ours
+        for part in sorted(parts, key=lambda part: part.name == CONFIG):  # it says which are ours
             part.replace(folder / part.name)
         (folder / NEW).rmdir()
 
@@ -215,9 +213,9 @@ def _part(folder: Path, name: str) -> Path:
     raise FileNotFoundError(f"{folder} holds no complete model: {name} is missing")
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
     """Read a model's config.json, and refuse one of anything else, such as a run."""
-    config = read_json(path := _part(folder, "config.json"))
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ValueError(f"{path} does not describe a CMSSF model: expected the format {FORMAT!r}")
     return config
