@@ -17,9 +17,10 @@ import tyro
 from pydantic import PositiveInt
 from tyro.conf import Positional
 
+from cmssf_lib import machine, presets
 from cmssf_lib.cli import export, measure, search, training
 from cmssf_lib.cli.seeds import train_seeds
-from cmssf_lib.cli.terminal import lasting, note
+from cmssf_lib.cli.terminal import lasting, note, say
 from cmssf_lib.cli.training import Data
 from cmssf_lib.files import home
 from cmssf_lib.presets import Preset, preset, sections
@@ -84,7 +85,7 @@ class Asked:
 
     method: Positional[str]  # cmssf, fusion, simclr, moco, byol, dino, mae or supervised
     preset: str | None = None  # "quick", "standard" or "paper"; if not given, $CMSSF_PRESET
-    pictures: Data = None  # folder of the pictures; if not given, $CMSSF_DATA
+    pictures: Data = None  # folder of your pictures, or of CIFAR-10; if not given, $CMSSF_DATA
     run: str | None = None  # folder of the run; if not given, runs/METHOD-PRESET-sSEED
     seeds: PositiveInt = 1  # trainings to do, from train.seed on; on a GPU side by side
 
@@ -109,7 +110,8 @@ def train(words: Sequence[str]) -> None:
 def read_settings(words: Sequence[str]) -> tuple[Asked, Preset]:
     """Parse the words of ``cmssf train``: a method, a preset, and changes to the preset.
 
-    Only the sections that the method uses can be changed.
+    Only the sections that the method uses can be changed. With ``--data``, the preset is first
+    adapted to these pictures, and what was found and changed is printed.
 
     Args:
         words: Such as ``["simclr", "--preset", "quick", "--train.lr", "1e-3"]``.
@@ -118,14 +120,24 @@ def read_settings(words: Sequence[str]) -> tuple[Asked, Preset]:
         The options of the command, and the changed preset.
 
     Raises:
-        ValueError: If the method or the preset is unknown.
+        ValueError: If the method or the preset is unknown, the pictures cannot be used, or a
+            setting is given that cannot act.
         SystemExit: If a setting is unknown or has the wrong type; tyro has printed which one.
     """
     early = ArgumentParser("cmssf train", add_help=False, allow_abbrev=False)
     early.add_argument("--preset")
     early.add_argument("--cmssf.image_loss", "--cmssf.image-loss", dest="beside")
+    early.add_argument("--data")
+    early.add_argument("--data.captions", dest="captions")
+    early.add_argument("--data.skip_unreadable", "--data.skip-unreadable", dest="skip")
     told, _ = early.parse_known_args(words)
     usual = preset(told.preset, words[0])
+    if told.data is not None and not {"-h", "--help"} & {*words}:
+        skip, table = told.skip == "True", told.captions
+        usual = replace(usual, data=replace(usual.data, captions=table, skip_unreadable=skip))
+        usual, found = presets.for_folder(told.data, words[0], usual)
+        for sentence in found if machine.process_index() == 0 else ():
+            say(sentence)
     if told.beside:  # then the settings of that second method are options too
         usual = replace(usual, cmssf=replace(usual.cmssf, image_loss=told.beside))
     parts = {name: getattr(usual, name) for name in sections(usual, words[0])}
@@ -135,7 +147,9 @@ def read_settings(words: Sequence[str]) -> tuple[Asked, Preset]:
     form.__doc__ = f"Train {words[0]} with the preset {usual.name}; the options change it."
     read: Any = tyro.cli(form, prog="cmssf train", args=words, **OPTIONS)
     chosen = replace(usual, **{name: getattr(read, name) for name in parts})
-    return read, training.with_pictures(chosen, read.pictures)
+    given = [w[2:].partition("=")[0].replace("-", "_") for w in words if w.startswith("--")]
+    presets.require_acting(given, chosen, words[0])
+    return read, chosen
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -19,6 +19,7 @@ from cmssf_lib.methods import CMSSF, MAE, Method
 from cmssf_lib.presets import Preset
 from cmssf_lib.runs import Run, all_runs
 from cmssf_lib.train import OVERHEAD
+from cmssf_lib.views import Views
 
 #: The main result of each method; if a run lacks it, the next name in the tuple is used. (The
 #: results of a run depend on the preset's `judge` settings.) All other methods use "knn".
@@ -28,6 +29,7 @@ HEADLINES = {
     # A masked autoencoder's features are made for its decoder, so judge them after fine-tuning.
     "mae": ("fine_tuned_10_per_class", "fine_tuned_1pct", "knn"),
 }
+UNLABELLED = ("same_picture_R@1", "exact_caption_R@1", "retrieval_at_1")  # without classes
 Found = tuple[dict[str, float], dict[str, Tensor]]  # results, and the predictions behind them
 
 
@@ -42,7 +44,7 @@ def headline(run: Run, numbers: Mapping[str, float], start: str = "") -> tuple[s
     Returns:
         Name (without the prefix) and value; ``None`` if `numbers` lacks it.
     """
-    names = HEADLINES.get(run.config.get("method", ""), ("knn",))
+    names = (*HEADLINES.get(run.config.get("method", ""), ("knn",)), *UNLABELLED)
     return next(((n, numbers[start + n]) for n in names if start + n in numbers), None)
 
 
@@ -86,12 +88,22 @@ def each_epoch(
         return evaluate.monitor(method, validation, batch_size, prompts=prompts)
     if isinstance(method, FusionClassifier):
         return evaluate.fusion_monitor(method, validation)
+    if len(training.class_names) == 1:
+        found = evaluate.view_report(method, validation, _views(method))
+        return {f"validation_{name}": value for name, value in found.items()}
     device = next(method.parameters()).device  # k-NN after every epoch is faster on a GPU
     bank = evaluate.embed_features(method, training).to(device)
     queries = evaluate.embed_features(method, validation).to(device)
     classes, k = len(training.class_names), evaluate.usual_k(len(training))
     voted = evaluate.knn(bank, training.labels.to(device), queries, classes, k)
     return {"validation_knn": evaluate.accuracy(voted.cpu(), validation.labels.cpu())}
+
+
+def _views(method: Method) -> Views:
+    """Return what makes the views that a method learns from."""
+    views = method.get_submodule("views")
+    assert isinstance(views, Views)
+    return views
 
 
 def judge(
@@ -112,6 +124,8 @@ def judge(
         answers["predictions"] = answers.pop("accuracy")
     elif isinstance(method, CMSSF):
         results, answers = _judge_with_captions(method, splits, preset)
+    elif len(splits.train.class_names) == 1:
+        return evaluate.view_report(method, splits.test, _views(method)), {}
     else:
         results, answers = _judge_features(method, splits, preset)
     if isinstance(method, MAE) and preset.fine_tune.baseline:
@@ -137,18 +151,23 @@ def _judge_with_captions(method: CMSSF, splits: Splits, preset: Preset) -> Found
     """
     bank, e = evaluate.embed_features(method, splits.train), evaluate.embed(method, splits.test)
     results, answers = evaluate.report(method, splits, embedded=(bank, e)), dict[str, Tensor]()
-    if preset.judge.fractions:
+    if preset.judge.fractions and len(splits.train.class_names) > 1:
         more, answers = _judge_features(method, splits, preset, embedded=(bank, e.features))
         results |= more
+    vectors = {
+        "image": e.image,
+        "text": e.text,
+        "caption_index": e.caption_index.int(),  # int16 is too small for the number of captions
+    }
+    if len(splits.train.class_names) == 1:
+        return results, vectors
     prompts, classes = evaluate.embed_prompts(method, evaluate.class_captions(splits.train))
     if preset.cmssf.views.flip:
         twice = evaluate.embed_mirrored(method, splits.test.images, seen=e.image)
         answers["zero_shot_mirrored"] = evaluate.zero_shot(twice, prompts, classes)
         results["zero_shot_mirrored"] = evaluate.accuracy(answers["zero_shot_mirrored"], e.labels)
     return results, answers | {
-        "image": e.image,
-        "text": e.text,
-        "caption_index": e.caption_index.int(),  # int16 is too small for the number of captions
+        **vectors,
         "prompts": prompts,
         "prompt_classes": classes,
         "predictions": evaluate.zero_shot(e.image, prompts, classes),
@@ -179,45 +198,6 @@ def _judge_features(
 
 def _named(start: str, found: Mapping[str, Any]) -> dict[str, Any]:
     return {start + name: value for name, value in found.items()}
-
-
-def require_measurable(
-    training: ImageTextData, validation: ImageTextData, chosen: Preset, method_name: str
-) -> None:
-    """Check before the training that the evaluation after it will be possible.
-
-    Args:
-        training: The whole training set, from which the labelled pictures are chosen.
-        validation: The pictures held out from it.
-        chosen: The preset.
-        method_name: The method to be measured.
-
-    Raises:
-        ValueError: If too few pictures are held out, or a choice of labelled pictures is too small
-            for a linear classifier or for a batch of the fine-tuning.
-    """
-    asked, train, batch = chosen.judge, chosen.train, chosen.fine_tune.batch_size
-    if method_name == "cmssf" and train.epochs and len(validation) < train.batch_size:
-        raise ValueError(
-            f"data.validation={len(validation)} holds out too few pictures for validation: "
-            f"{method_name} needs at least one batch of {train.batch_size}"
-        )
-    if method_name == "fusion" or (method_name == "cmssf" and not asked.fractions):
-        return
-    drawn = evaluate.label_draws(training, asked.per_class or None, asked.fractions, asked.draws)
-    for name, (choice, *_) in drawn.items():
-        labels = training.labels.cpu()[choice]
-        fewest = int(labels.bincount(minlength=len(training.class_names)).min())
-        if fewest < 2:
-            raise ValueError(
-                f"{name} gives a class only {fewest} of the two labels that a linear classifier "
-                "needs: increase judge.fractions or judge.per_class"
-            )
-        if (asked.fine_tune or method_name == "mae") and len(choice) < batch:
-            raise ValueError(
-                f"with {name}, there are {len(choice)} labelled pictures, fewer than a batch of "
-                f"the fine-tuning: add labels or reduce fine_tune.batch_size={batch}"
-            )
 
 
 def print_epoch(run: Run) -> None:

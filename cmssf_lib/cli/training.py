@@ -10,6 +10,7 @@ from tyro.conf import Positional
 from cmssf_lib import machine
 from cmssf_lib.build import build, preset_of, run_config, trained
 from cmssf_lib.cli import measure
+from cmssf_lib.cli.require import require_measurable
 from cmssf_lib.cli.terminal import say
 from cmssf_lib.data import ImageTextData, Splits, batches, load
 from cmssf_lib.encoders import require_tokens
@@ -25,8 +26,14 @@ Data = Annotated[str | None, tyro.conf.arg(name="data", metavar="FOLDER")]
 
 
 def with_pictures(chosen: Preset, folder: str | None) -> Preset:
-    """Return the preset with its data in another folder, if one is given."""
-    return replace(chosen, data=replace(chosen.data, path=folder)) if folder else chosen
+    """Return the preset of a run with its data in another folder, if one is given."""
+    if folder is None:
+        return chosen
+    if chosen.data.name == "digit_scenes":
+        raise ValueError("--data would change nothing: this run draws its own digit scenes")
+    if not home(folder).is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}: give the folder of the pictures")
+    return replace(chosen, data=replace(chosen.data, path=folder))
 
 
 def load_trained(run: Run, pictures: str | None) -> tuple[Method, Splits, bool]:
@@ -78,7 +85,7 @@ def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
     require_writable(folder)
     splits, first = load(chosen.data), machine.process_index() == 0
     training, validation = splits.train.hold_out(chosen.data.validation, chosen.data.seed)
-    measure.require_measurable(splits.train, validation, chosen, name)
+    require_measurable(splits, validation, chosen, name)
     run = Run(folder)
     run.environment["command"] = command
     run.config = run_config(chosen, name, splits.train)

@@ -8,7 +8,7 @@ set of a preset; `batches` yields the batches that `fit` uses.
 """
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveInt
 
@@ -50,20 +50,20 @@ from cmssf_lib.settings import settings
 class DataConfig:
     """Describe a data set: its pictures, its texts and its sounds."""
 
-    name: Literal["digit_scenes", "cifar10", "image_folder"]  # source of the pictures
+    name: Literal["digit_scenes", "cifar10", "image_folder", "plain_folder"]  # of the pictures
     flavour: Literal["plain", "tinted", "colour", "two"]  # of scenes; "two" adds a question
     text: Literal["caption", "class", "clue"]  # a "clue" is true of several classes
     sound: Literal["none", "same", "any"]  # digit scenes only: the digit's tone, or any digit's
     pixel_noise: NonNegativeFloat  # standard deviation, as a fraction of the pixels' range
     sound_noise: NonNegativeFloat  # standard deviation; a tone is two sines of amplitude 0.5
     train: PositiveInt  # number of digit scenes to train on; other data sets are used whole
-    test: PositiveInt  # number of digit scenes to test on
+    test: PositiveInt  # number of digit scenes, or of pictures of a plain folder, to test on
     validation: PositiveInt  # number of training pictures held out for making choices
     image_size: PositiveInt  # side of a digit scene, or of an image folder's pictures, in pixels
     seed: int  # of the digit scenes, clues, tones, noise and the held-out part
     path: str | None = None  # folder of the pictures; None: $CMSSF_DATA (CIFAR-10: or a download)
-    captions: str | None = None  # table of captions in an image folder; None: class captions
-    skip_unreadable: bool = False  # leave out damaged files of an image folder, with a warning
+    captions: str | None = None  # table of captions in a folder; None: class captions
+    skip_unreadable: bool = False  # leave out damaged files of a folder, with a warning
 
 
 def load(config: DataConfig) -> Splits:
@@ -85,15 +85,17 @@ def load(config: DataConfig) -> Splits:
     place = config.path or os.environ.get("CMSSF_DATA")
     _require_possible(config, place)
     sizes = {"train": config.train, "test": config.test, "image_size": config.image_size}
+    how: dict[str, Any] = {
+        "image_size": config.image_size,
+        "captions": config.captions,
+        "skip_unreadable": config.skip_unreadable,
+    }
     if config.name == "cifar10":
         splits = cifar10(config.path)
     elif config.name == "image_folder":
-        splits = image_folder(
-            str(place),
-            image_size=config.image_size,
-            captions=config.captions,
-            skip_unreadable=config.skip_unreadable,
-        )
+        splits = image_folder(str(place), **how)
+    elif config.name == "plain_folder":
+        splits = plain_folder(str(place), test=config.test, **how)
     elif config.flavour == "two":
         splits = digit_questions(**sizes, seed=config.seed)
     else:
@@ -103,16 +105,16 @@ def load(config: DataConfig) -> Splits:
 
 def _require_possible(config: DataConfig, place: str | None) -> None:
     """Raise a ValueError for contradictory fields, before any file is read."""
-    scenes, folder = config.name == "digit_scenes", config.name == "image_folder"
+    scenes, folder = config.name == "digit_scenes", config.name.endswith("_folder")
     two, sound = scenes and config.flavour == "two", config.sound != "none"
     for impossible, message in (
-        (config.captions and not folder, "a captions table needs name='image_folder'"),
-        (config.skip_unreadable and not folder, "skip_unreadable needs name='image_folder'"),
+        (config.captions and not folder, "a captions table needs a folder of pictures"),
+        (config.skip_unreadable and not folder, "skip_unreadable needs a folder of pictures"),
         (config.captions and config.text != "caption", "a captions table needs text='caption'"),
         (sound and not scenes, "photographs have no sound: set sound='none'"),
         (sound and two, "scenes with two digits have no sound: set sound='none'"),
         (two and config.text != "caption", "two digits come with a question: set text='caption'"),
-        (folder and not place, "image_folder needs train/ and test/ in data.path or CMSSF_DATA"),
+        (folder and not place, f"{config.name} needs a folder: set data.path or CMSSF_DATA"),
     ):
         if impossible:
             raise ValueError(message)

@@ -131,10 +131,7 @@ def image_folder(
         if different := sorted({*(classes or own)} ^ {*own}):
             raise ValueError(f"{root}: train and test hold different classes: {different[:5]}")
         classes = own
-    said: dict[str, str | tuple[str, ...]] = {}
-    if captions is not None:  # check them before reading the pictures, which may take long
-        table = root / home(captions)
-        said = read_captions(table, [f"{s}/{p.file}" for s in SPLITS for p in listed[s]])
+    said = _said(root, captions, [f"{s}/{p.file}" for s in SPLITS for p in listed[s]])
     number, splits = {label: i for i, label in enumerate(classes)}, []
     for split in SPLITS:
         images, files = read_pictures(root / split, listed[split], image_size, skip_unreadable)
@@ -153,19 +150,21 @@ def plain_folder(
     *,
     image_size: int | None = None,
     test: float | int = 0.1,
+    captions: str | Path | None = None,
     name: str | None = None,
     skip_unreadable: bool = False,
 ) -> Splits:
     """Load all pictures of a folder and its subfolders, for learning without labels.
 
-    Every picture gets the label 0, the only class "picture", and its caption. The held-out part is
-    decided by the pixels: pictures that look the same stay together, and if pictures are added
-    later, few of the old ones change sides.
+    Every picture has the label 0, the only class "picture". The held-out part is decided by the
+    pixels: pictures that look the same stay together, and if pictures are added later, few of the
+    old ones change sides.
 
     Args:
         path: The folder. `cmssf_lib.data.pictures` says which files in it are read.
         image_size: As for `image_folder`.
         test: How many pictures to hold out: a fraction, or a whole number.
+        captions: As for `image_folder`, with paths such as "summer/1.png".
         name: As for `image_folder`.
         skip_unreadable: As for `image_folder`.
 
@@ -180,7 +179,8 @@ def plain_folder(
     found = find_pictures(root)
     if not 0 < test < (len(found) if isinstance(test, int) else 1):
         raise ValueError(f"{root}: cannot hold out test={test} of {len(found)} pictures")
-    images, _ = read_pictures(root, found, image_size, skip_unreadable)
+    said = _said(root, captions, [picture.file for picture in found])
+    images, files = read_pictures(root, found, image_size, skip_unreadable)
     digests = [hashlib.sha256(image.numpy().data).digest() for image in images]
     count = test if isinstance(test, int) else round(test * len(images))
     last = sorted(digests)[: max(1, count)][-1]  # of the held-out part
@@ -190,7 +190,8 @@ def plain_folder(
             f"{root}: cannot hold out test={test}: only {len({*digests})} pictures differ"
         )
     labels = torch.zeros(len(images), dtype=torch.int64)
-    texts, shown = named_by_class(labels, ["picture"]), name or root.absolute().name
+    texts = tuple(said[f] for f in files) if said else named_by_class(labels, ["picture"])
+    shown = name or root.absolute().name
     data = ImageTextData(images, labels, texts, ("picture",), shown)
     parts = data.subset(~held_out), data.subset(held_out)
     return Splits(*(replace(p, name=f"{shown} {s}") for p, s in zip(parts, SPLITS, strict=True)))
@@ -215,6 +216,13 @@ def list_pictures(folder: Path) -> tuple[list[str], list[PictureFile]]:
     found = find_pictures(folder, classes)
     _require_all(folder, classes, [picture.file for picture in found])
     return classes, found
+
+
+def _said(
+    root: Path, captions: str | Path | None, files: Sequence[str]
+) -> dict[str, str | tuple[str, ...]]:
+    """Read the table, if there is one, before the pictures, which may take long."""
+    return {} if captions is None else read_captions(root / home(captions), files)
 
 
 def _require_all(folder: Path, classes: Sequence[str], files: Iterable[str]) -> None:

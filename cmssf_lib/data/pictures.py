@@ -144,6 +144,13 @@ def read_picture(file: str | Path, image_size: int | None) -> UInt8[np.ndarray, 
         raise ValueError(f"cannot read the picture {file}: {why}") from error
 
 
+def short_side(file: str | Path) -> int | None:
+    """Return the shorter side of a picture in pixels, from its header; ``None`` if it has none."""
+    with suppress(Exception), quiet_decoders(), Image.open(file, formats=FORMATS) as picture:
+        return min(picture.size)
+    return None
+
+
 def as_rgb(picture: Image.Image) -> Image.Image:
     """Convert a picture of Pillow to 8 bits of red, green and blue, upright and on white.
 

@@ -11,13 +11,12 @@ captions, for example, are labels in words.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from statistics import fmean
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cmssf_lib.data import ImageTextData, Splits, batches
+from cmssf_lib.data import ImageTextData, Splits
 from cmssf_lib.evaluate.embeddings import (
     Embeddings as Embeddings,
     class_captions as class_captions,
@@ -65,118 +64,9 @@ from cmssf_lib.evaluate.robustness import (
     output_fusion_ceiling as output_fusion_ceiling,
     single_ceiling as single_ceiling,
 )
-from cmssf_lib.methods import CMSSF, Method
-from cmssf_lib.methods.base import evaluating
-
-
-def report(
-    method: CMSSF,
-    splits: Splits,
-    *,
-    embedded: tuple[Float[Tensor, "m width"], Embeddings] | None = None,
-) -> dict[str, float]:
-    """Measure a trained method on the test set.
-
-    - `zero_shot`: accuracy when each picture gets the class of its most similar prompt. Chance:
-      1 / number of classes.
-    - `zero_shot_ensemble`: the same with one mean prompt per class. If every class has a single
-      prompt, the two are equal.
-    - `knn`: accuracy of a vote among the `knn_k` nearest training pictures, on features before the
-      head.
-    - `image_to_text_R@k`: each picture searches the captions of all test pictures for one of its
-      class. With one caption per class, every k gives the same number as `zero_shot`, because
-      the first k answers are the same text.
-    - `text_to_image_R@k`, `_P@k`, `_mAP`: each distinct caption searches for pictures of its class.
-    - `exact_caption_R@k`: each picture searches for its own caption, or any of several;
-      `exact_caption_R@k_ceiling`: the best possible value, since captions repeat.
-    - `exact_picture_R@k`, if pictures have several captions: each searches for its own picture.
-    - `positive_similarity`, `different_class_similarity`, `contaminated_similarity`: see
-      `pair_similarity`.
-
-    Args:
-        method: A trained method.
-        splits: The training set, which supplies the k-NN bank and the prompts, and the test set.
-        embedded: The outputs of `embed_features` for the training set and of `embed` for the test
-            set, if already computed.
-
-    Returns:
-        A flat dictionary: name → number.
-
-    Raises:
-        ValueError: If the test set has only one class or is too small for k = 10, a class has no
-            caption, or embeddings contain NaN.
-    """
-    train, test = splits
-    texts = class_captions(train)
-    prompt, prompt_class = embed_prompts(method, texts)
-    bank, e = embedded or (embed_features(method, train), embed(method, test))
-    means, k = zero_shot_prompts_from_captions(method, texts), usual_k(len(train))
-    nearest = knn(bank, train.labels.cpu(), e.features, len(train.class_names), k)
-    results = {
-        "zero_shot": accuracy(zero_shot(e.image, prompt, prompt_class), e.labels),
-        "zero_shot_ensemble": accuracy(zero_shot(e.image, means), e.labels),
-        "knn": accuracy(nearest, e.labels),
-        "knn_k": float(k),
-    }
-    results |= both_retrievals(e.image, e.text, e.caption_pairs, e.labels)
-    picture, caption = e.caption_pairs
-    pairs = pair_similarity(e.image[picture], e.text[caption], e.labels[picture], picture)
-    return results | {f"{name}_similarity": v for name, v in pairs.items()}
-
-
-def monitor(
-    method: CMSSF,
-    validation: ImageTextData,
-    batch_size: int,
-    *,
-    prompts: Sequence[Sequence[str]] | None = None,
-) -> dict[str, float]:
-    """Measure a method on held-out pictures during training: some columns of `history.csv`.
-
-    Pictures are not augmented. The loss depends on the number of negatives, so it is averaged over
-    full batches of the training's batch size, the same batches every time. Pictures left over
-    after the last full batch are excluded from the loss but included in everything else.
-
-    - `validation_loss`, `validation_floor`: the method's loss, and the floor of those batches. The
-      floor is a lower bound of the one-hot and the multi-positive loss, not of the others.
-    - `validation_positive_similarity`, `_different_class_similarity`, `_contaminated_similarity`:
-      see `pair_similarity`.
-    - `validation_zero_shot`: accuracy when each picture gets the class of its most similar prompt.
-    - `validation_retrieval_at_1`: how often the caption most similar to a picture belongs to the
-      picture's class; the same measure as `image_to_text_R@1` in `report`.
-
-    Args:
-        method: The method in training; its modes and weights do not change.
-        validation: Pictures held out from the training set. Do not pass the test set: a choice
-            made by these numbers is fitted to these pictures.
-        batch_size: Batch size of the training, so that the losses can be compared.
-        prompts: The prompts of each class; None: the class's captions in `validation`.
-
-    Returns:
-        A flat dictionary: column → number.
-
-    Raises:
-        ValueError: If there is no full batch, there is only one class, a class has no prompt, or
-            embeddings contain NaN.
-    """
-    texts = class_captions(validation) if prompts is None else prompts
-    prompt, prompt_class = embed_prompts(method, texts)
-    e = embed(method, validation)
-    picture, caption = e.caption_pairs
-    of, text = e.labels[picture], e.text[caption]
-    first = retrieval(e.image, text, e.labels, of, ks=(1,), mean_ap=False)
-    pairs = pair_similarity(e.image[picture], text, of, picture)
-    with evaluating(method) as device:
-        # Always the same batches; shuffled, since sorted data would give batches of one class.
-        shuffled = batches(validation.to(device), batch_size, seed=0, epoch=0)
-        logged = [method.loss(batch) for batch in shuffled]
-    results = {
-        **{name: fmean(each[name].item() for each in logged) for name in ("loss", "floor")},
-        **{f"{name}_similarity": v for name, v in pairs.items()},
-        "zero_shot": accuracy(zero_shot(e.image, prompt, prompt_class), e.labels),
-        "retrieval_at_1": first["R@1"],
-    }
-    return {f"validation_{name}": value for name, value in results.items()}
+from cmssf_lib.evaluate.unlabelled import view_report as view_report
+from cmssf_lib.evaluate.with_captions import monitor as monitor, report as report
+from cmssf_lib.methods import Method
 
 
 def probe_report(

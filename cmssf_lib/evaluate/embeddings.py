@@ -12,7 +12,7 @@ from cmssf_lib.data import AnyPicture, ImageTextData, as_images
 from cmssf_lib.methods import CMSSF, Method
 from cmssf_lib.methods.base import evaluating
 
-Pictures = UInt8[Tensor, "n 3 h w"]
+Pictures = UInt8[Tensor, "n 3 h w"] | Float[Tensor, "n 3 h w"]  # floats in [0, 1]
 #: Pictures in other forms are made a tensor of the encoder's size by `cmssf_lib.data.as_images`.
 Given = ImageTextData | Pictures | AnyPicture | Sequence[AnyPicture]
 #: Number of pictures or captions encoded at a time: limits memory without changing the results.

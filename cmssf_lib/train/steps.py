@@ -92,7 +92,7 @@ def require_trainable(config: TrainConfig, data: ImageTextData) -> None:
             f"{data.name} holds {len(data)} pictures, fewer than one batch of "
             f"{config.batch_size}: choose a smaller batch"
         )
-    if len(torch.unique(data.labels)) < 2:
+    if len(data.class_names) > 1 and len(torch.unique(data.labels)) < 2:
         raise ValueError(
             f"all pictures of {data.name} are of one class "
             f"({data.class_names[int(data.labels[0])]}): there is nothing to tell apart"

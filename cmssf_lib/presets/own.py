@@ -1,0 +1,176 @@
+"""A preset for a folder of one's own pictures: what depends on the data is taken from the data."""
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median_low
+from typing import Any
+
+from cmssf_lib.captions import CIFAR10_CLUES
+from cmssf_lib.data import ImageTextData, find_cifar10, load
+from cmssf_lib.data.pictures import find_pictures, short_side
+from cmssf_lib.encoders import word_tokenizer
+from cmssf_lib.files import flat, home
+from cmssf_lib.presets.idle import idle
+from cmssf_lib.presets.preset import Preset, sections
+from cmssf_lib.presets.standard import STANDARD
+
+#: Names of a table of captions in the folder itself; the last two are those of `datasets`.
+TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
+LARGEST = {"quick": 32, "standard": 64}  # side in pixels; a model of timm has a size of its own
+LOOKED_AT = 200  # pictures whose size is read
+FEWEST, FEWEST_TESTED = 20, 10  # pictures; R@10 needs ten
+SIDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+
+
+def for_folder(folder: str | Path, method: str, usual: Preset) -> tuple[Preset, list[str]]:
+    """Adapt a preset to a folder of pictures.
+
+    The folder holds ``train/<class>/*`` and ``test/<class>/*``, or pictures without classes, a
+    tenth of which becomes the test set. A table with captions (see `read_captions`) lies in it
+    under one of the names `TABLES`. Of CIFAR-10, a preset for CIFAR-10 only takes the place.
+
+    From the data come the size of the pictures, the length of the captions, and how many pictures
+    are held out, labelled and in a batch. Epochs are as many as give the preset's number of steps.
+    Random views are those of the preset ``standard``, which are made for photographs; if a caption
+    says "left" or "right", none is mirrored.
+
+    Args:
+        folder: The folder.
+        method: What is to be trained.
+        usual: A preset for this method. Its ``data.captions`` and ``data.skip_unreadable`` stay.
+
+    Returns:
+        The changed preset, and sentences that say what was found and what was changed.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no picture in it.
+        ValueError: If pictures cannot be read or are too few, or classes or captions are missing
+            that the method learns from.
+    """
+    root = home(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root}: give the folder of the pictures")
+    if usual.data.name == "cifar10" and _is_cifar10(root):
+        return replace(usual, data=replace(usual.data, path=str(root))), []
+    splits = [root / split for split in ("train", "test") if (root / split).is_dir()]
+    if len(splits) == 1:
+        raise ValueError(f"{root} holds {splits[0].name}/ but not the other of train/ and test/")
+    with warnings.catch_warnings(action="ignore"):  # `load` says again what is left out
+        files = [found.file for found in find_pictures(root)]
+    looked_at = files[:: -(-len(files) // LOOKED_AT)]
+    pixels = median_low([short_side(root / file) or 0 for file in looked_at])
+    side = usual.vision.image_size
+    if usual.vision.kind != "timm":
+        side = min(LARGEST.get(usual.name, side), max(8, pixels // 4 * 4))
+    has_text = method in ("cmssf", "fusion")
+    table = usual.data.captions or next((t for t in TABLES if (root / t).is_file()), None)
+    data = replace(
+        usual.data,
+        name="image_folder" if splits else "plain_folder",
+        path=str(root),
+        captions=table if has_text else None,
+        text="caption",
+        sound="none",
+        test=usual.data.test if splits else max(FEWEST_TESTED, len(files) // 10),
+        image_size=side,
+    )
+    if has_text and table is None and not (splits and method == "cmssf"):
+        raise ValueError(
+            f"{method} learns from captions: put a table {TABLES[0]} with the columns file_name "
+            f"and text into {root}"
+        )
+    if method == "supervised" and not splits:
+        raise ValueError(f"supervised needs classes: {root}/train/<class>/* and test/<class>/*")
+    had = 50_000 if usual.data.name == "cifar10" else usual.data.train
+    steps = usual.train.epochs * ((had - usual.data.validation) // usual.train.batch_size)
+    train, test = load(data)
+    if len(train) < FEWEST or len(test) < FEWEST_TESTED:
+        raise ValueError(
+            f"{root} has {len(train)} pictures for training and {len(test)} for testing; at least "
+            f"{FEWEST} and {FEWEST_TESTED} are needed"
+        )
+    chosen = replace(usual, data=data, minutes="depends on the data")
+    chosen = _with_sizes(chosen, steps, method, train)
+    chosen = _with_views(chosen, mirrored=not any(map(SIDED.search, train.unique_captions)))
+    said = f"captions from {table}" if data.captions else "captions made of the classes' names"
+    before, after = (
+        flat({part: asdict(getattr(p, part)) for part in sections(p, method)})
+        for p in (usual, chosen)
+    )
+    changed = {k: v for k, v in after.items() if v != before[k] and "views" not in k}
+    asleep = tuple(idle(chosen, method))
+    told = [f"--{k} {_written(v)}" for k, v in changed.items() if not k.startswith(asleep)]
+    return chosen, [
+        f"{root}: {f'{len(train.class_names)} classes' if splits else 'no classes'}, {len(train)} "
+        f"pictures for training and {len(test)} for testing, most at least {pixels} pixels wide "
+        f"and high{f'; {said}' if has_text else ''}.",
+        f"Set from the data, unless an option says otherwise: {' '.join(told)}, and views of "
+        "photographs.",
+    ]
+
+
+def _is_cifar10(root: Path) -> bool:
+    """Return whether `cifar10` is meant: torchvision's files, or folders named like its classes."""
+    place, names = (
+        find_cifar10(root),
+        {name for all_of in CIFAR10_CLUES.values() for name in all_of},
+    )
+    if place is None or not (place / "train").is_dir():
+        return place is not None
+    return names == {folder.name for folder in (place / "train").iterdir() if folder.is_dir()}
+
+
+def _with_sizes(usual: Preset, steps: int, method: str, train: ImageTextData) -> Preset:
+    """Return the preset with sizes and numbers that suit the training set."""
+    n, side, old = len(train), usual.data.image_size, usual.train
+    batch = min(old.batch_size, 2 ** (n // 8).bit_length() // 2)  # at least eight in an epoch
+    held_out = max(n // 10, batch)
+    epochs = max(1, round(steps / ((n - held_out) // batch)))
+    judge = replace(usual.judge, fractions=(1.0,) if usual.judge.fractions else (), fine_tune=False)
+    fewest = int(train.labels.bincount(minlength=len(train.class_names)).min())
+    if method != "cmssf":  # which is measured by its captions
+        judge = replace(judge, per_class=min(usual.judge.per_class or 10, fewest), fractions=(1.0,))
+    labelled = judge.per_class * len(train.class_names)
+    longest = max(usual.text.max_length, _longest(train.unique_captions))
+    fusion = replace(
+        usual.fusion, modalities=("image", "text"), image_size=(side, side), max_length=longest
+    )
+    return replace(
+        usual,
+        data=replace(usual.data, validation=held_out),
+        vision=replace(usual.vision, image_size=side),
+        text=replace(usual.text, max_length=longest),
+        train=replace(old, batch_size=batch, epochs=epochs),
+        judge=judge,
+        fine_tune=replace(
+            usual.fine_tune, batch_size=max(1, min(usual.fine_tune.batch_size, labelled))
+        ),
+        fusion=fusion,
+    )
+
+
+def _with_views(usual: Preset, mirrored: bool) -> Preset:
+    """Return the preset with the random views of photographs in all methods."""
+    changed: dict[str, Any] = {}
+    for method in ("cmssf", "simclr", "moco", "byol", "dino", "mae", "supervised", "fine_tune"):
+        own = getattr(usual, method)
+        for name in ("views", "local_views"):
+            if views := getattr(getattr(STANDARD, method), name, None):
+                views = views if mirrored else replace(views, flip=0.0)
+                own = replace(own, **{name: views})
+        changed[method] = own
+    return replace(usual, **changed)
+
+
+def _written(value: object) -> str:
+    """Return a value as the command line takes it."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _longest(captions: Sequence[str]) -> int:
+    """Return the number of tokens of the longest caption, [CLS] and [SEP] included."""
+    read = word_tokenizer(captions, max_length=10_000)(list(captions))
+    return max(map(len, read["input_ids"]))
