@@ -50,7 +50,7 @@ def for_folder(folder: str | Path, method: str, usual: Preset) -> tuple[Preset, 
         ValueError: If pictures cannot be read or are too few, or classes or captions are missing
             that the method learns from.
     """
-    root = home(folder)
+    root = home(folder).absolute()
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}: give the folder of the pictures")
     if usual.data.name == "cifar10" and _is_cifar10(root):
