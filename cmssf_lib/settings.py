@@ -65,6 +65,8 @@ def _limited(name: str, kind: Any) -> Any:
     if base not in (int, float):
         return kind
     least, largest = (base(limit) for limit in LIMITS.get(name, USUAL[base]))
+    if least == 0 and any(hasattr(mark, "gt") for mark in marks):  # PositiveFloat excludes 0 itself
+        return Annotated[base, Field(le=largest), *marks]
     return Annotated[base, Field(ge=least, le=largest), *marks]  # the later ones win
 
 

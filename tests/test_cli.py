@@ -199,8 +199,9 @@ def test_a_picture_folder_that_moves_is_found_again(tmp_path, monkeypatch, capsy
             Image.fromarray(picture).save(place / f"{i}.png")
     folder, pictures = tmp_path / "runs" / "mine", tmp_path / "pictures"
     command = ["train", "cmssf", "--preset=quick", "--train.epochs=1", f"--run={folder}", *TINY]
-    command += ["--data.name=image_folder", "--data.validation=10"]
-    assert cli.main([*command, "--train.batch_size=10", f"--data={pictures}"]) == 0
+    command = [word for word in command if not word.startswith(("--data.train", "--data.test"))]
+    command += ["--data.validation=10", "--train.batch_size=10", f"--data={pictures}"]
+    assert cli.main(command) == 0
     assert cli.main(["evaluate", str(folder)]) == 0  # where they were is recorded
     index = f"--to={tmp_path / 'index'}"
     assert cli.main(["index", str(pictures / "test"), f"--model={folder}", index]) == 0
@@ -212,7 +213,7 @@ def test_a_picture_folder_that_moves_is_found_again(tmp_path, monkeypatch, capsy
     monkeypatch.setenv("CMSSF_DATA", str(moved))
     assert len(load(replace(QUICK.data, name="image_folder")).train) == 60
     monkeypatch.delenv("CMSSF_DATA")
-    with pytest.raises(ValueError, match=r"in data\.path or CMSSF_DATA"):
+    with pytest.raises(ValueError, match=r"set data\.path or CMSSF_DATA"):
         load(replace(QUICK.data, name="image_folder"))
 
 
@@ -397,10 +398,10 @@ def changed(method, *words, name="quick"):
 
 def test_settings_read_truth_pairs_and_lists_of_words():
     words = ["--fusion.modalities", "image", "text", "--fusion.norm_first", "False"]
-    fusion = changed("fusion", *words, "--fusion.image_size", "16", "32").fusion
+    fusion = changed("fusion", *words, "--fusion.image_size", "16", "16").fusion
     assert fusion.modalities == ("image", "text")
     assert fusion.norm_first is False
-    assert fusion.image_size == (16, 32)
+    assert fusion.image_size == (16, 16)
     assert changed("fusion", "--data.captions", "my captions.csv").data.captions == (
         "my captions.csv"
     )

@@ -12,10 +12,11 @@ from PIL import Image
 from cmssf_lib import cli, data, evaluate
 from cmssf_lib.build import build
 from cmssf_lib.captions import CIFAR10_CLUES
+from cmssf_lib.cli import measure
 from cmssf_lib.cli.require import require_measurable
 from cmssf_lib.cli.training import with_pictures
 from cmssf_lib.data import ImageTextData, Splits, digit_scenes
-from cmssf_lib.presets import METHODS, for_folder, idle, preset, require_acting
+from cmssf_lib.presets import METHODS, check_given, for_folder, idle, preset, sections
 from cmssf_lib.runs import Run
 from cmssf_lib.train import fit
 from cmssf_lib.views import Views, ViewsConfig
@@ -99,7 +100,7 @@ def test_a_folder_of_classes_decides_sizes_and_budget(method, name, classes):
     )
     assert len(learning) // chosen.train.batch_size >= 6
     require_measurable(splits, held_out, chosen, method)
-    require_acting([], chosen, method)
+    assert check_given([], chosen, method) == []
     method_built = build(chosen, method, splits.train)
     batch = next(data.batches(learning, chosen.train.batch_size))
     assert method_built.loss(batch)["loss"].isfinite()
@@ -268,22 +269,34 @@ def test_one_class_that_stands_for_none_can_be_trained_on(method):
     [
         ("simclr --data.path /tmp", "digit scenes are drawn"),
         ("simclr --data.sound_noise 0.5", "there is no sound"),
+        ("simclr --preset standard --data.image_size 64", "CIFAR-10 have 32"),
+        ("simclr --preset standard --data.flavour=plain", "only digit scenes have that"),
+        ("simclr --data.image_size 64", "resized twice"),
+        ("simclr --vision.image_size 32", "resized twice"),
+        ("fusion --data.image_size 32", "resized twice"),
+    ],
+)
+def test_other_data_than_those_that_are_meant_are_refused(words, why, monkeypatch):
+    monkeypatch.setenv("CMSSF_PRESET", "quick")
+    with pytest.raises(ValueError, match=re.escape(why)):
+        cli.read_settings(words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
         ("cmssf --cmssf.cached_views 3", "freeze_image is off"),
         ("cmssf --fine_tune.views.flip=0.5", "judge.fine_tune is off"),
         ("cmssf --text.name bert", "text.kind is scratch"),
         ("dino --dino.local-size 4", "local_crops is 0"),
         ("supervised --supervised.temperature 0.2", "not supcon"),
         ("fusion --fusion.rank 3", "not bilinear"),
-        ("simclr --preset standard --data.image_size 64", "CIFAR-10 have 32"),
-        ("simclr --data.image_size 64", "resized twice"),
-        ("simclr --vision.image_size 32", "resized twice"),
-        ("fusion --data.image_size 32", "resized twice"),
     ],
 )
-def test_a_setting_that_cannot_act_is_refused(words, why, monkeypatch):
+def test_a_setting_that_cannot_act_is_named(words, why, monkeypatch, capsys):
     monkeypatch.setenv("CMSSF_PRESET", "quick")
-    with pytest.raises(ValueError, match=re.escape(why)):
-        cli.read_settings(words.split())
+    cli.read_settings(words.split())
+    assert re.search(rf"would change nothing: .*{re.escape(why)}", capsys.readouterr().err)
 
 
 def test_another_folder_for_scenes_is_refused(tmp_path):
@@ -333,3 +346,82 @@ def test_what_cannot_be_measured_is_refused_before_the_first_step():
     rest = SCENES.train.subset((SCENES.train.labels == 3) | (SCENES.train.labels == 4))
     with pytest.raises(ValueError, match="holds out all pictures of 'three'"):
         require_measurable(SCENES, rest, preset("quick", "simclr"), "simclr")
+
+
+# --- every setting acts, or is refused ---
+
+
+SMALL = {"train": 80, "test": 40, "validation": 32}
+#: Of these only memory, time or files depend, or what lies on this machine.
+ELSEWHERE = {
+    "data": ("path", "captions", "skip_unreadable"),
+    "cmssf": ("chunk", "micro_batch"),
+    "train": ("checkpoint_minutes", "precision"),
+    "vision": ("weights", "timm_name"),
+    "text": ("name",),
+}
+
+
+def others(value):
+    """Values near this one; some of them may be invalid."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1, 2 * value, value // 2, value + 4, value + 32]
+    if isinstance(value, float):
+        return [1.3 * value, 0.7 * value] if value else [0.5, 0.1]
+    if isinstance(value, tuple):
+        pairs = [tuple(0.9 * part if isinstance(part, float) else part + 4 for part in value)]
+        return [*pairs, tuple(value[:-1]), (1.0,), value[:1] + tuple(1.2 * p for p in value[1:])]
+    return []
+
+
+def with_field(chosen, name, value):
+    """Return settings with a field, such as "simclr.views.flip", at another value."""
+    first, _, rest = name.partition(".")
+    inner = with_field(getattr(chosen, first), rest, value) if rest else value
+    return replace(chosen, **{first: inner})
+
+
+def outcome(chosen, method):
+    """All that a setting can change: data, weights after two steps, results."""
+    splits = data.load(chosen.data)
+    learning, held_out = splits.train.hold_out(chosen.data.validation, chosen.data.seed)
+    require_measurable(splits, held_out, chosen, method)
+    built = build(chosen, method, splits.train)
+    fit(built, learning, chosen.train)
+    results, _ = measure.judge(built, splits, chosen)
+    weights = torch.cat([weight.flatten().double() for weight in built.state_dict().values()])
+    return splits.train.fingerprint, splits.test.fingerprint, results, weights.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_setting_acts_or_is_named(method):
+    chosen = preset("quick", method)
+    chosen = replace(
+        chosen,
+        data=replace(chosen.data, **SMALL),
+        train=replace(chosen.train, epochs=1, batch_size=32),
+        judge=replace(chosen.judge, per_class=2, draws=1),
+        fine_tune=replace(chosen.fine_tune, steps=2, batch_size=10),
+    )
+    before, ignored = outcome(chosen, method), []
+    for section in sections(chosen, method):
+        for name in names_of(getattr(chosen, section), f"{section}."):
+            value = chosen
+            for part in name.split("."):
+                value = getattr(value, part)
+            acts = name.partition(".")[2] in ELSEWHERE.get(section, ())
+            for other in others(value):
+                try:
+                    changed = with_field(chosen, name, other)
+                    told = check_given([name], changed, method)
+                    acts = acts or bool(told) or outcome(changed, method) != before
+                except ValueError:  # refused: invalid, contradictory or idle
+                    acts = True
+                if acts:
+                    break
+            if not acts and others(value):
+                ignored.append(name)
+    assert not ignored

@@ -399,5 +399,5 @@ def test_the_command_refuses_before_the_first_step(
     assert code == 2
     assert printed.err.startswith("cmssf: own test: the caption ")
     assert said in printed.err
-    assert "epoch" not in printed.out
+    assert "epoch 1/" not in printed.out
     assert not list(tmp_path.glob("run/checkpoint*"))

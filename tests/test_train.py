@@ -545,11 +545,12 @@ def test_a_resume_under_another_configuration_names_the_field_and_changes_nothin
 
 def test_what_changes_memory_and_not_the_result_may_change_on_the_way(tmp_path):
     old = Run(tmp_path)
-    old.config = {"cmssf": {"dim": 8, "chunk": 0, "micro_batch": 0}, "train": {}}
+    others = {"train": {}, "data_fingerprint": "0"}  # by which a run is known
+    old.config = {"cmssf": {"dim": 8, "chunk": 0, "micro_batch": 0}, **others}
     old.results = {"zero_shot": 0.5}
     old.save()
     new = Run(tmp_path)
-    new.config = {"cmssf": {"dim": 8, "chunk": 4, "micro_batch": 2}, "train": {}}
+    new.config = {"cmssf": {"dim": 8, "chunk": 4, "micro_batch": 2}, **others}
     assert new.state() == "measured"
     new.config["cmssf"]["dim"] = 9
     with pytest.raises(

@@ -121,7 +121,7 @@ def read_settings(words: Sequence[str]) -> tuple[Asked, Preset]:
 
     Raises:
         ValueError: If the method or the preset is unknown, the pictures cannot be used, or a
-            setting is given that cannot act.
+            setting of the data is given that cannot act.
         SystemExit: If a setting is unknown or has the wrong type; tyro has printed which one.
     """
     early = ArgumentParser("cmssf train", add_help=False, allow_abbrev=False)
@@ -148,7 +148,8 @@ def read_settings(words: Sequence[str]) -> tuple[Asked, Preset]:
     read: Any = tyro.cli(form, prog="cmssf train", args=words, **OPTIONS)
     chosen = replace(usual, **{name: getattr(read, name) for name in parts})
     given = [w[2:].partition("=")[0].replace("-", "_") for w in words if w.startswith("--")]
-    presets.require_acting(given, chosen, words[0])
+    for sentence in presets.check_given(given, chosen, words[0]):
+        note(sentence)
     return read, chosen
 
 

@@ -12,7 +12,7 @@ import os
 
 from cmssf_lib.machine import fastest_device
 from cmssf_lib.presets import chapters, paper, quick, standard
-from cmssf_lib.presets.idle import idle as idle, require_acting as require_acting
+from cmssf_lib.presets.idle import check_given as check_given, idle as idle
 from cmssf_lib.presets.own import for_folder as for_folder
 from cmssf_lib.presets.paper import PAPER as PAPER
 from cmssf_lib.presets.preset import METHODS as METHODS, Preset as Preset, sections as sections

@@ -1,4 +1,4 @@
-"""Which settings cannot act, and why: whoever gives one of them is told, and nothing is trained."""
+"""Which settings cannot act, and why: whoever gives one of them is told."""
 
 from cmssf_lib.presets.preset import Preset
 
@@ -93,27 +93,38 @@ def idle(chosen: Preset, method: str) -> dict[str, str]:
     return {name: why for case, names, why in cases if case for name in names.split()}
 
 
-def require_acting(given: list[str], chosen: Preset, method: str) -> None:
-    """Refuse settings that somebody gave and that cannot act.
+def check_given(given: list[str], chosen: Preset, method: str) -> list[str]:
+    """Refuse settings of the data that somebody gave and that cannot act, and name all others.
+
+    A setting of the data that cannot act means other data than those that would be trained on.
 
     Args:
         given: Their names, such as "data.flavour".
         chosen: The preset with these settings.
         method: The method to be trained.
 
+    Returns:
+        A sentence for each other setting that cannot act.
+
     Raises:
-        ValueError: If there is one; or if two settings name different sizes of the pictures.
+        ValueError: If a setting of the data cannot act, or two settings name different sizes of
+            the pictures.
     """
-    for start, why in idle(chosen, method).items():
-        for name in given:
-            if name == start or (start.endswith(".") and name.startswith(start)):
-                raise ValueError(f"--{name} would change nothing: {why}")
+    told = [
+        f"--{name} would change nothing: {why}"
+        for start, why in idle(chosen, method).items()
+        for name in given
+        if name == start or (start.endswith(".") and name.startswith(start))
+    ]
+    if about_data := [sentence for sentence in told if sentence.startswith("--data.")]:
+        raise ValueError(about_data[0])
     size = chosen.data.image_size
     name, reads = "vision.image_size", (chosen.vision.image_size,) * 2
     if method == "fusion":
         name, reads = "fusion.image_size", chosen.fusion.image_size
     if chosen.data.name != "cifar10" and reads != (size, size):
         raise ValueError(
-            f"data.image_size={size} and {name}={reads[0]} differ, so every picture would be "
-            "resized twice: give both the same size"
+            f"data.image_size={size} and {name}={' '.join(map(str, sorted({*reads})))} differ, so "
+            "every picture would be resized twice: give both the same size"
         )
+    return told

@@ -30,7 +30,8 @@ def for_folder(folder: str | Path, method: str, usual: Preset) -> tuple[Preset, 
 
     The folder holds ``train/<class>/*`` and ``test/<class>/*``, or pictures without classes, a
     tenth of which becomes the test set. A table with captions (see `read_captions`) lies in it
-    under one of the names `TABLES`. Of CIFAR-10, a preset for CIFAR-10 only takes the place.
+    under one of the names `TABLES`. A preset for CIFAR-10 stays what it is if the folder holds
+    CIFAR-10, or nothing, so that it can be downloaded there.
 
     From the data come the size of the pictures, the length of the captions, and how many pictures
     are held out, labelled and in a batch. Epochs are as many as give the preset's number of steps.
@@ -53,7 +54,7 @@ def for_folder(folder: str | Path, method: str, usual: Preset) -> tuple[Preset, 
     root = home(folder).absolute()
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}: give the folder of the pictures")
-    if usual.data.name == "cifar10" and _is_cifar10(root):
+    if usual.data.name == "cifar10" and (_is_cifar10(root) or not any(root.iterdir())):
         return replace(usual, data=replace(usual.data, path=str(root))), []
     splits = [root / split for split in ("train", "test") if (root / split).is_dir()]
     if len(splits) == 1:
