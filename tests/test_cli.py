@@ -405,7 +405,7 @@ def test_settings_read_truth_pairs_and_lists_of_words():
     assert changed("fusion", "--data.captions", "my captions.csv").data.captions == (
         "my captions.csv"
     )
-    assert changed("simclr", "--data.path", "None").data.path is None
+    assert changed("simclr", "--data.path", "None", name="standard").data.path is None
     beside = ["--cmssf.image_loss", "simclr", "--simclr.dim", "8"]
     assert changed("cmssf", *beside).simclr.dim == 8
 
