@@ -112,13 +112,23 @@ def named_by_class(labels: Int64[Tensor, " n"], class_names: Sequence[str]) -> t
 
 
 def scene_caption(digit: int, colour: str, ground: str, size: str) -> str:
-    """Describe one colour scene.
+    """Return the whole caption of a colour scene, the first of `scene_parts`."""
+    return scene_parts(digit, colour, ground, size)[0]
+
+
+def scene_parts(digit: int, colour: str, ground: str, size: str) -> tuple[str, ...]:
+    """Describe one colour scene in full, and in every shorter way that names the digit.
 
     Returns:
-        A caption such as "a photo of a small red seven on a blue background".
+        First "a photo of a small red seven on a blue background", then 23 parts of it, without
+        "a photo of" (or "a photo of a"), the size, the colour, the background, or several of them.
     """
-    thing = f"{article(size)} {size} {colour} {DIGIT_WORDS[digit]}"
-    return f"a photo of {thing} on {article(ground)} {ground} background"
+    parts, on = [], f" on {article(ground)} {ground} background"
+    leads = ("a photo of {} ", "{} ", "")
+    for lead, side, shade, behind in product(leads, (f"{size} ", ""), (f"{colour} ", ""), (on, "")):
+        thing = f"{side}{shade}{DIGIT_WORDS[digit]}"
+        parts.append(lead.format(article(thing)) + thing + behind)
+    return tuple(parts)
 
 
 def scene_prompts(digit: int) -> list[str]:

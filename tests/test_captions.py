@@ -22,6 +22,7 @@ from cmssf_lib.captions import (
     article,
     class_caption,
     scene_caption,
+    scene_parts,
     scene_prompts,
 )
 from cmssf_lib.data import digit_questions, digit_scenes
@@ -119,6 +120,16 @@ def test_every_scene_caption_parses_back_to_what_it_was_made_from():
         assert found, caption
         assert found.groups() == (size, colour, DIGIT_WORDS[digit], ground)
     assert len(set(captions)) == len(combinations)  # no two scenes share a caption by accident
+
+
+def test_the_parts_of_a_caption_are_all_that_names_the_digit():
+    parts = scene_parts(8, "red", "blue", "small")
+    assert parts[0] == scene_caption(8, "red", "blue", "small")
+    assert len(set(parts)) == 24
+    assert {"a red eight", "an eight on a blue background", "a photo of a small eight"} < {*parts}
+    thing = "an eight|a (small|red|small red) eight"
+    form = f"((a photo of )?({thing})|(small )?(red )?eight)( on a blue background)?"
+    assert all(re.fullmatch(form, part) for part in parts)  # there are no others
 
 
 def test_no_digit_can_vanish_into_its_ground():

@@ -12,13 +12,14 @@ from PIL import Image
 from settings import CMSSFConfig, SimCLRConfig, TextConfig, TrainConfig, VisionConfig, new_cmssf
 
 from cmssf_lib import cli
-from cmssf_lib.build import run_config
+from cmssf_lib.build import preset_of, run_config
+from cmssf_lib.cli import search
 from cmssf_lib.data import digit_scenes, load
 from cmssf_lib.encoders import ImageEncoder
 from cmssf_lib.methods import SimCLR
 from cmssf_lib.presets import METHODS, QUICK
 from cmssf_lib.runs import Run
-from cmssf_lib.share import Index, from_pretrained, save_pretrained
+from cmssf_lib.share import Calibration, Index, calibrate, from_pretrained, save_pretrained
 from cmssf_lib.train import fit
 from cmssf_lib.views import ViewsConfig
 
@@ -80,6 +81,39 @@ def test_a_folder_is_indexed_and_searched(place, capsys):
     assert notes == "cmssf: the index holds only 12 different pictures\n"
 
 
+def test_a_picture_is_searched_for_and_a_sentence_is_excluded(place, capsys):
+    run(capsys, "index", "pictures", "--model", "model")
+    lines, notes = run(capsys, "search", "--like", "pictures/set 0/04.png", "-k", "3")
+    assert notes == ""
+    assert lines[0].split(maxsplit=2)[1:] == ["1.000", str(place / "pictures" / "set 0" / "04.png")]
+    model, index = from_pretrained("model"), Index.load("runs/index")
+    found = index.find(model, ["a red seven"], without=["seven"])[0]
+    lines, notes = run(capsys, "search", "a red seven", "--without", "seven")
+    assert [float(line.split()[1]) for line in lines] == pytest.approx(
+        [hit.similarity for hit in found], abs=1e-3
+    )
+    assert all(hit.file in line for line, hit in zip(lines, found, strict=True))
+
+
+def test_search_says_when_nothing_fits(place, capsys):
+    """By the best similarity to the sentence itself, whatever is excluded."""
+    run(capsys, "index", "pictures", "--model", "model")
+    model, index = from_pretrained("model"), Index.load("runs/index")
+    best = index.find(model, ["a red seven"])[0][0].similarity
+    for threshold, words in (
+        (best - 1e-4, ""),
+        (best + 1e-4, "nothing fits, if the se"),
+    ):
+        replace(index, calibration=Calibration(threshold, 0.1, 500)).save("runs/index")
+        for apart in ((), ("--without", "seven")):
+            lines, notes = run(capsys, "search", "a red seven", *apart)
+            assert len(lines) == 10
+            assert notes.startswith(f"cmssf: {words}" if words else "")
+            assert notes.count("\n") == bool(words)
+        assert run(capsys, "search", "--like", "pictures/again.png")[1] == ""
+    assert "which 5% of the captions that are true of none reach among 500 held-out" in notes
+
+
 def test_indexing_again_says_what_is_new_and_what_is_gone(place, capsys):
     index = "index", "pictures", "--model", "model"
     run(capsys, *index)
@@ -114,10 +148,10 @@ def test_an_unreadable_picture_is_named_and_can_be_left_out(place, capsys):
     index = "index", "pictures", "--model", "model"
     _, notes = run(capsys, *index, code=2)
     assert notes.startswith(f"cmssf: cannot read the picture {place / 'pictures' / 'bad.jpg'}: ")
-    assert not (place / "runs" / "index" / "index.safetensors").exists()
+    assert not (place / "runs" / "index" / "index.parquet").exists()
     (summary, *_), notes = run(capsys, *index, "--skip-unreadable")
     assert "13 files, 13 of them new and 0 changed, 0 gone; 0 pictures encoded; 12" in summary
-    assert [path.name for path in (place / "runs" / "index").iterdir()] == ["index.safetensors"]
+    assert [path.name for path in (place / "runs" / "index").iterdir()] == ["index.parquet"]
     assert notes.startswith(f"cmssf: {place / 'pictures'}: 1 of 14 pictures are left out: cannot")
 
 
@@ -151,6 +185,10 @@ def test_a_model_is_also_a_run_with_weights(place, capsys):
     assert "12 pictures encoded" in summary
     lines, _ = run(capsys, "search", "a photo of a small red seven on a blue background")
     assert len(lines) == 10
+    found = Index.load("runs/index")
+    run_of = preset_of(Run.load("runs/tiny").config)
+    _, held_out = load(run_of.data).train.hold_out(20, run_of.data.seed)
+    assert found.calibration == calibrate(search.trained_model("runs/tiny")[0], held_out)
     recorded = Run.load("runs/tiny")
     recorded.config["data_fingerprint"] = "0" * 16
     recorded.save()
@@ -236,6 +274,10 @@ def test_a_run_with_a_damaged_file_is_one_sentence(name, recorded, place, capsys
         (["search", "a crimson seven"], "never seen: 'crimson'"),
         (["search", " "], "is empty"),
         (["search", "seven", "-k=0"], "k is 0"),
+        (["search"], "write either a sentence or --like"),
+        (["search", "seven", "--like=pictures/again.png"], "write either a sentence or --like"),
+        (["search", "--like=nowhere.png"], "cannot read the picture nowhere.png: no such file"),
+        (["search", "seven", "--without", "crimson"], "never seen: 'crimson'"),
         (["search", "seven", "--index=new"], "no index in new: make one with `cmssf index`"),
         (["search", "seven", "--model=other"], "made by another model"),
     ],
@@ -243,19 +285,19 @@ def test_a_run_with_a_damaged_file_is_one_sentence(name, recorded, place, capsys
 def test_a_mistake_is_one_sentence_and_leaves_the_index(command, message, place, capsys):
     run(capsys, "index", "pictures", "--model", "model")
     save_model(place / "other", seed=1)
-    before = (place / "runs" / "index" / "index.safetensors").read_bytes()
+    before = (place / "runs" / "index" / "index.parquet").read_bytes()
     _, notes = run(capsys, *command, code=2)
     assert notes.startswith("cmssf: ")
     assert message in notes
     assert notes.count("\n") == 1
-    assert (place / "runs" / "index" / "index.safetensors").read_bytes() == before
+    assert (place / "runs" / "index" / "index.parquet").read_bytes() == before
     assert not (place / "new").exists()
 
 
 def test_an_index_that_names_no_model_asks_for_one(place, capsys):
     run(capsys, "index", "pictures", "--model", "model")
     index = Index.load("runs/index")
-    Index(index.vectors, index.pictures, index.folder, index.model).save("runs/index")
+    replace(index, model_name="").save("runs/index")
     _, notes = run(capsys, "search", "seven", code=2)
     assert notes == "cmssf: runs/index does not say where its model is: give it with --model\n"
     assert len(run(capsys, "search", "seven", "--model", "model")[0]) == 10

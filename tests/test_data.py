@@ -1119,7 +1119,7 @@ def test_the_strength_of_the_noise_leaves_everything_else_alone():
     ("fields", "message"),
     [
         ({"flavour": "three"}, "flavour: .* 'plain', 'tinted', 'colour' or 'two', got 'three'"),
-        ({"text": "poem"}, "text: .* 'caption', 'class' or 'clue', got 'poem'"),
+        ({"text": "poem"}, "text: .* 'caption', 'parts', 'class' or 'clue', got 'poem'"),
         ({"sound": "loud"}, "sound: .* 'none', 'same' or 'any', got 'loud'"),
         ({"pixel_noise": -0.1}, "pixel_noise: .* or equal to 0, got -0.1"),
         ({"sound_noise": -0.1}, "sound_noise: .* or equal to 0, got -0.1"),

@@ -111,13 +111,13 @@ WRITING: dict[str, tuple[str, Callable[[], object]]] = {
     "Run.save": ("new/config.json", lambda: write_run("~/new")),
     "fit": ("new/model.safetensors", lambda: tiny_fit("~/new")),
     "save_pretrained": ("new/README.md", lambda: save_pretrained(new_model(), "~/new")),
-    "Index.save": ("new/index.safetensors", lambda: Index.load("~/index").save("~/new")),
+    "Index.save": ("new/index.parquet", lambda: Index.load("~/index").save("~/new")),
     "index_folder": (
-        "new/index.safetensors",
+        "new/index.parquet",
         lambda: index_folder(from_pretrained("~/model"), "~/data", to="~/new"),
     ),
     "cmssf index": (
-        "new/index.safetensors",
+        "new/index.parquet",
         lambda: command("index", "~/data", "--model=~/model", "--to=~/new"),
     ),
     "cmssf train": ("new/results.json", lambda: command(*TRAIN, *SMALL, "--run=~/new")),
@@ -227,7 +227,7 @@ def test_a_file_that_may_not_be_read_is_told_so(made):
         shutil.copytree(made, here)
         here.chmod(0o755)
         for file, read in {
-            "index/index.safetensors": lambda path: Index.load(path.parent),
+            "index/index.parquet": lambda path: Index.load(path.parent),
             "model/model.safetensors": lambda path: from_pretrained(path.parent),
             "model/config.json": lambda path: from_pretrained(path.parent),
             "runs/tiny/model.safetensors": lambda path: Run(path.parent).weights(),
@@ -402,7 +402,7 @@ for number in range(3):
 index = index_folder(model, root / "pictures", to=root / "index")
 write(root / "pictures" / "3.png", 3)
 more = index_folder(model, root / "pictures", old=index)
-whole = (root / "index" / "index.safetensors").stat().st_size + 400
+whole = (root / "index" / "index.parquet").stat().st_size + 400
 for size in range(0, whole, 40):
     done = limited(size, lambda: more.save(root / "index"))
     assert len(Index.load(root / "index")) == (4 if done else 3)

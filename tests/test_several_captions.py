@@ -11,12 +11,20 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from settings import CMSSFConfig, TextConfig, TrainConfig, VisionConfig, new_cmssf
+from settings import CMSSFConfig, DataConfig, TextConfig, TrainConfig, VisionConfig, new_cmssf
 from torch import Tensor
 
 from cmssf_lib import cli
 from cmssf_lib.captions import class_caption
-from cmssf_lib.data import ImageTextData, Splits, batches, digit_scenes, with_class_captions
+from cmssf_lib.data import (
+    ImageTextData,
+    Splits,
+    batches,
+    digit_scenes,
+    load,
+    with_class_captions,
+    with_scene_parts,
+)
 from cmssf_lib.data.changes import mispaired
 from cmssf_lib.encoders import require_tokens
 from cmssf_lib.evaluate import (
@@ -300,6 +308,28 @@ def scenes() -> Splits:
 def new_model(data: ImageTextData):
     torch.manual_seed(0)
     return new_cmssf(VISION, TEXT, CMSSFConfig(dim=8, hidden=16), data.unique_captions)
+
+
+def test_colour_scenes_are_told_in_parts_too():
+    config = DataConfig(flavour="colour", train=60, test=20, image_size=12)
+    for told, whole in zip(load(replace(config, text="parts")), load(config), strict=True):
+        assert [own[0] for own in told.caption_sets] == list(whole.captions)
+        assert {len(own) for own in told.caption_sets} == {24}
+        for own in told.caption_sets:  # each says nothing that the whole caption does not say
+            words = set(own[0].split()) | {"an"}
+            assert all(set(part.split()) <= words for part in own)
+        assert torch.equal(told.images, whole.images)
+        assert told.name == f"{whole.name}, with parts of captions"
+
+
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize("where", [{"flavour": "plain"}, {"flavour": "two"}, {"name": "cifar10"}])
+def test_only_colour_scenes_are_told_in_parts(where):
+    with pytest.raises(ValueError, match="only captions of colour scenes have parts: set flavour"):
+        load(DataConfig(**{"flavour": "colour", **where}, text="parts"))
+    plain = digit_scenes("plain", train=1, test=1).train
+    with pytest.raises(ValueError, match="plain: only captions of colour scenes can be taken"):
+        with_scene_parts(plain)
 
 
 def test_training_draws_and_goes_on_bit_for_bit(scenes, tmp_path):

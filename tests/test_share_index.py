@@ -1,5 +1,7 @@
 """The index: search against a slow loop, again against from scratch, and what must be refused."""
 
+import hashlib
+import json
 import math
 import os
 import shutil
@@ -10,21 +12,26 @@ import weakref
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from pyarrow import parquet
 from settings import CMSSFConfig, SimCLRConfig, TextConfig, VisionConfig, new_cmssf
 from sklearn.neighbors import NearestNeighbors
 from tensor_sizes import LargestTensor
 from torch import Tensor
 
+from cmssf_lib.data import ImageTextData
 from cmssf_lib.encoders import ImageEncoder
-from cmssf_lib.evaluate import embed_prompts, embed_texts, zero_shot
+from cmssf_lib.evaluate import embed_images, embed_prompts, embed_texts, zero_shot
 from cmssf_lib.methods import CMSSF, SimCLR
 from cmssf_lib.share import (
+    Calibration,
     Index,
+    calibrate,
+    exact,
     fingerprint,
     folder,
     from_pretrained,
@@ -70,7 +77,7 @@ def test_nearest_is_the_sorted_matrix_ties_included(queries, vectors, k, block):
     """Few directions, so that nearly everything is tied, in blocks that cut through the ties."""
     queries, vectors = torch.tensor(queries).float(), torch.tensor(vectors).float()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index_module, "BLOCK", block)
+        patch.setattr(exact, "BLOCK", block)
         similarity, place = nearest(queries, vectors, k)
     expected, places = slow(queries, vectors, k)
     assert place.tolist() == places
@@ -103,7 +110,7 @@ def test_equal_vectors_are_tied_in_whichever_block_they_stand(monkeypatch):
     assert expected[1][0, :13].tolist() == list(range(0, 91, 7))
     assert torch.equal(expected[0][:7, :13], torch.ones(7, 13))
     for block in (1, 25, 144, 2500):
-        monkeypatch.setattr(index_module, "BLOCK", block)
+        monkeypatch.setattr(exact, "BLOCK", block)
         for found, all_at_once in zip(nearest(queries, vectors, 91), expected, strict=True):
             assert torch.equal(found, all_at_once)
 
@@ -111,10 +118,10 @@ def test_equal_vectors_are_tied_in_whichever_block_they_stand(monkeypatch):
 def test_a_search_is_never_larger_than_a_block():
     """So 50,000 × 50,000 needs the memory of a block of doubles and its temporaries."""
     z = rows(0, 2500, 4)
-    assert len(z) ** 2 > 1.4 * index_module.BLOCK  # or the test would show nothing
+    assert len(z) ** 2 > 1.4 * exact.BLOCK  # or the test would show nothing
     with LargestTensor() as largest:
         nearest(z, z, 10)
-    assert largest.entries <= index_module.BLOCK
+    assert largest.entries <= exact.BLOCK
 
 
 @pytest.mark.parametrize(
@@ -447,6 +454,44 @@ def test_a_sentence_is_compared_with_every_picture(model, pictures):
         assert [h.similarity for h in hits] == pytest.approx(row.sort(descending=True).values)
 
 
+@pytest.mark.parametrize("kind", ["tensor", "pillow", "arrays", "data"])
+def test_a_picture_is_searched_as_a_sentence_is(model, pictures, kind):
+    index = index_folder(model, pictures)
+    numbers = (2, 0)  # c.png, and b.png with its copy
+    arrays = [np.asarray(picture(number)) for number in numbers]
+    images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+    asked = {
+        "tensor": images,
+        "pillow": [picture(number) for number in numbers],
+        "arrays": arrays,
+        "data": ImageTextData(images, torch.tensor([0, 0]), ("a", "b"), ("c",)),
+    }[kind]
+    first, second = index.find(model, asked, k=2)
+    assert (first[0].file, second[0].file) == ("deep/er/c.png", "b.png")
+    assert first[0].similarity == second[0].similarity == pytest.approx(1, abs=1e-6)
+    assert second[0].also == ("deep/copy.png",)
+    if kind == "pillow":  # one by itself is taken, too
+        assert index.find(model, asked[0], k=2) == [first]
+
+
+def test_what_is_excluded_lowers_the_score_by_half_its_similarity(model, pictures):
+    index = index_folder(model, pictures)
+    asked, apart = ["a red seven", "seven"], ["two", "a red two"]
+    seen = [picture(3), picture(4)]
+    for without, embed in (apart, embed_texts), (seen, embed_images), (seen[0], embed_images):
+        excluded = embed(model, without)
+        found = index.find(model, asked, k=9, without=without)
+        for hits, query in zip(found, embed_texts(model, asked), strict=True):
+            expected = {}
+            for names, vector in zip(index.files, index.vectors, strict=True):
+                worst = max(0.0, *(excluded @ vector).tolist())
+                expected[names[0]] = float(query @ vector) - worst / 2
+            assert [h.file for h in hits] == sorted(expected, key=expected.get, reverse=True)
+            scores = sorted(expected.values(), reverse=True)
+            assert [hit.similarity for hit in hits] == pytest.approx(scores, abs=1e-6)
+    assert index.find(model, asked, without=None) == index.find(model, asked)
+
+
 def test_search_refuses_other_models_unknown_words_and_no_answers(model, pictures):
     index = index_folder(model, pictures)
     with pytest.raises(ValueError, match="made by another model"):
@@ -455,6 +500,76 @@ def test_search_refuses_other_models_unknown_words_and_no_answers(model, picture
         index.find(model, ["a blue seven"])
     with pytest.raises(ValueError, match="k is 0"):
         index.find(model, ["a red seven"], k=0)
+    for nothing in ([], ()):
+        with pytest.raises(ValueError, match="there is nothing to embed"):
+            index.find(model, nothing)
+        with pytest.raises(ValueError, match="there is nothing to embed"):
+            index.find(model, ["seven"], without=nothing)
+    with pytest.raises(TypeError, match="a single text: wrap it in a list"):
+        index.find(model, "seven")
+    with pytest.raises(ValueError, match="never seen: 'blue'"):
+        index.find(model, ["seven"], without=["blue"])
+
+
+# --- whether anything fits --------------------------------------------------------------------
+
+
+class Known(CMSSF):
+    """Vectors that are known: of a picture from its first pixel, of a caption from its number."""
+
+    def __init__(self, image: Tensor, text: Tensor) -> None:
+        torch.nn.Module.__init__(self)
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.image, self.text = image, text
+
+    def train(self, mode: bool = True) -> "Known":
+        return torch.nn.Module.train(self, mode)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.image[images[:, 0, 0, 0].long()]
+
+    def project(self, features: Tensor) -> Tensor:
+        return features
+
+    def encode_text(self, captions) -> Tensor:
+        return self.text[[int(caption) for caption in captions]]
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32), n=st.integers(3, 30))
+def test_five_percent_of_what_is_true_of_none_lie_above_the_threshold(seed, n):
+    random = np.random.default_rng(seed)
+    image, text = (torch.nn.functional.normalize(rows(seed + i, n, 4), dim=1) for i in (0, 1))
+    sets = [tuple(map(str, random.choice(n, random.integers(1, 3)))) for _ in range(n)]
+    pixels = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 3, 2, 2)
+    data = ImageTextData(pixels.clone(), torch.zeros(n).long(), tuple(sets), ("any",))
+    found = calibrate(Known(image, text), data)
+    true, none = [], []
+    for caption in {c for own in sets for c in own}:
+        similar = [float(text[int(caption)] @ vector) for vector in image]
+        true.append(max(similar))
+        none.append(max(s for s, own in zip(similar, sets, strict=True) if caption not in own))
+    above = sum(s >= found.threshold - 1e-6 for s in none)
+    assert above == math.ceil(len(none) / 20)
+    assert found.missed == pytest.approx(sum(s < found.threshold - 1e-6 for s in true) / len(true))
+    assert found.pictures == n
+
+
+def test_a_caption_of_every_picture_calibrates_nothing():
+    data = ImageTextData(torch.zeros(2, 3, 2, 2).byte(), torch.zeros(2).long(), ("0", "0"), ("a",))
+    with pytest.raises(ValueError, match="every caption is true of every picture"):
+        calibrate(Known(torch.eye(2), torch.eye(2)), data)
+
+
+def test_an_index_keeps_its_calibration(model, pictures, tmp_path):
+    known = Calibration(0.25, 0.125, 500)
+    old = index_folder(model, pictures, to=tmp_path, calibration=known)
+    assert Index.load(tmp_path).calibration == known
+    write(pictures / "new.png", 100)
+    assert index_folder(model, pictures, old=old).calibration == known
+    other = Calibration(0.0, 0.0, 1)
+    assert index_folder(model, pictures, old=old, calibration=other).calibration == other
+    assert index_folder(model, pictures).calibration is None
 
 
 def test_an_index_can_be_classified_from_class_names(model, pictures):
@@ -519,7 +634,7 @@ def test_a_saved_index_is_the_same(model, pictures, tmp_path):
     assert again.changes == Changes()
     assert again.find(model, ["two"]) == index.find(model, ["two"])
     assert index_folder(model, pictures, old=again).changes == Changes()
-    assert [path.name for path in (tmp_path / "index").iterdir()] == ["index.safetensors"]
+    assert [path.name for path in (tmp_path / "index").iterdir()] == ["index.parquet"]
 
 
 def test_a_search_needs_no_pictures(model, pictures, tmp_path):
@@ -532,16 +647,16 @@ def test_a_search_needs_no_pictures(model, pictures, tmp_path):
 def test_an_index_is_there_whole_or_the_old_one_is(model, pictures, tmp_path, monkeypatch):
     index = index_folder(model, pictures)
     index.save(tmp_path / "index")
-    before = (tmp_path / "index" / "index.safetensors").read_bytes()
+    before = (tmp_path / "index" / "index.parquet").read_bytes()
 
-    def full(_, path, __):
+    def full(_, path, **__):
         Path(path).write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cmssf_lib.files.save_file", full)
+    monkeypatch.setattr(parquet, "write_table", full)
     with pytest.raises(OSError, match=r"the disk is full: .* what was there before is untouched"):
         index.save(tmp_path / "index")
-    assert (tmp_path / "index" / "index.safetensors").read_bytes() == before
+    assert (tmp_path / "index" / "index.parquet").read_bytes() == before
     assert len(list((tmp_path / "index").iterdir())) == 1
 
 
@@ -550,34 +665,106 @@ def test_no_index_is_one_sentence(tmp_path):
         Index.load(tmp_path)
 
 
+def rewrite(path: Path, columns: dict = {}, **facts) -> None:  # noqa: B006
+    """Write the file again, with other columns and facts, as another program could."""
+    table = parquet.read_table(path)
+    about = json.loads(table.schema.metadata[b"cmssf"]) | facts
+    columns = {name: columns.get(name, table[name]) for name in table.column_names}
+    kept = {name: column for name, column in columns.items() if column is not None}
+    table = pa.table(kept).replace_schema_metadata({"cmssf": json.dumps(about)})
+    parquet.write_table(table, path)
+
+
+def test_other_programs_can_open_it_and_find_the_same(model, pictures, tmp_path):
+    """With pyarrow's reader and a product of matrices alone."""
+    shutil.copy(pictures / "b.png", pictures / "back\\slash é.png")
+    index = index_folder(model, pictures, to=tmp_path)
+    table = parquet.read_table(tmp_path / "index.parquet")
+    assert table.column_names == ["vector", "files", "times", "size", "digest"]
+    assert table.schema.field("vector").type == pa.list_(pa.float32(), 12)
+    vectors, files = np.stack(table["vector"].to_numpy()), table["files"].to_pylist()
+    assert ["b.png", "back\\\\slash é.png", "deep/copy.png"] in files  # the backslash is doubled
+    similarity = vectors @ embed_texts(model, ["a red seven"])[0].numpy()
+    (hits,) = index.find(model, ["a red seven"])
+    order = similarity.argsort()[::-1]
+    assert [files[i][0] for i in order] == [hit.file for hit in hits]
+    assert similarity[order] == pytest.approx([hit.similarity for hit in hits], abs=1e-6)
+    columns = (table[name].to_pylist() for name in ("digest", "size"))
+    for row, digest, size in zip(files, *columns, strict=True):
+        content = (pictures / row[0].replace("\\\\", "\\")).read_bytes()
+        assert (hashlib.sha256(content).hexdigest(), len(content)) == (digest, size)
+    facts = json.loads(table.schema.metadata[b"cmssf"])
+    assert (facts["folder"], facts["model"]) == (str(index.folder), index.model)
+
+
+def test_what_another_program_wrote_is_read(model, pictures, tmp_path):
+    """DuckDB and polars have no lists of a fixed size, or write them otherwise."""
+    index = index_folder(model, pictures, to=tmp_path)
+    path = tmp_path / "index.parquet"
+    vector = parquet.read_table(path)["vector"].cast(pa.list_(pa.float64()))
+    rewrite(path, {"vector": vector})
+    assert torch.equal(Index.load(tmp_path).vectors, index.vectors)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])) | st.binary().map(os.fsdecode))
+def test_every_name_is_stored_as_unicode_and_read_back(name):
+    stored = index_module._escaped(name)
+    stored.encode()
+    assert index_module._unescaped(stored) == name
+    if "\\" not in name and name.isprintable():
+        assert stored == name
+
+
+FAULTS = {
+    "length": {"vector": lambda v: pa.array([[2.0] * 12] * 5)},
+    "twice": {"digest": lambda v: v.take([0, 0, 2, 3, 4])},
+    "nan": {"vector": lambda v: pa.array([[math.nan] * 12] * 5)},
+    "null": {"vector": lambda v: pa.array([None] * 5, v.type)},
+    "ragged": {"vector": lambda v: pa.array([[1.0]] * 4 + [[1.0, 0.0]])},
+    "no vectors": {"vector": lambda v: None},
+    "no files": {"files": lambda v: None},
+    "names": {"files": lambda v: pa.array([[1]] * 5)},
+    "times": {"times": lambda v: pa.array([[]] * 5, v.type)},
+}
+
+
 @pytest.mark.parametrize(
-    "fault", ["cut", "junk", "empty", "foreign", "row", "nan", "vectors", "facts", "json"]
+    "fault", ["cut", "junk", "empty", "bit", "order", "foreign", "fact", *FAULTS]
 )
 @pytest.mark.usefixtures("as_shipped")
 def test_a_damaged_index_is_refused(model, pictures, tmp_path, fault):
     index_folder(model, pictures).save(tmp_path)
-    path = tmp_path / "index.safetensors"
-    whole, tensors, kind = path.read_bytes(), load_file(path), {"format": "cmssf-index-1"}
+    path = tmp_path / "index.parquet"
+    whole, table = path.read_bytes(), parquet.read_table(path)
     if fault == "cut":
         path.write_bytes(whole[:-5])
     elif fault in ("junk", "empty"):
         path.write_bytes(b"junk" * (fault == "junk"))
+    elif fault == "bit":  # in a vector: still a number
+        at = whole.index(table["vector"].combine_chunks().flatten().to_numpy()[3:6].tobytes())
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    elif fault == "order":
+        parquet.write_table(table.take([1, 0, 2, 3, 4]), path)
     elif fault == "foreign":
-        save_file(tensors, path, {"format": "cmssf-weights-1"})
-    elif fault == "row":
-        save_file(tensors | {"vectors": tensors["vectors"][1:].clone()}, path, kind)
-    elif fault == "nan":
-        tensors["vectors"][2, 3] = torch.nan
-        save_file(tensors, path, kind)
-    elif fault == "json":
-        tensors["facts"][0] = 0
-        save_file(tensors, path, kind)
+        parquet.write_table(table.replace_schema_metadata(None), path)
+    elif fault == "fact":
+        rewrite(path, format="cmssf-index-9")
     else:
-        del tensors[fault]
-        save_file(tensors, path, kind)
-    complaint = r"index\.safetensors (is damaged|was not written by this library)"
-    with pytest.raises(ValueError, match=complaint):
+        rewrite(path, {name: change(table[name]) for name, change in FAULTS[fault].items()})
+    with pytest.raises(
+        ValueError, match=r"index\.parquet is damaged \(.*\): delete it and index again"
+    ):
         Index.load(tmp_path)
+
+
+def test_an_index_of_an_earlier_version_is_refused_in_one_sentence(model, pictures, tmp_path):
+    (tmp_path / "index.safetensors").touch()
+    with pytest.raises(
+        ValueError, match=r"index\.safetensors is of an earlier version: index again"
+    ):
+        Index.load(tmp_path)
+    index_folder(model, pictures, to=tmp_path)
+    assert len(Index.load(tmp_path)) == 5
 
 
 # --- work that is kept, and what was moved ----------------------------------------------------
@@ -629,7 +816,8 @@ def test_a_process_that_is_killed_while_indexing_loses_a_twentieth(
     process.kill()
     done = 10 * (kill_after + len(process.stdout.read().split()))
     process.wait()
-    assert not (tmp_path / "index.safetensors").exists()
+    assert not (tmp_path / "index.parquet").exists()
+    (tmp_path / ".index.unfinished-1.parquet.1.tmp").touch()  # as if killed in the midst of writing
     monkeypatch.setattr(folder, "BATCH", 10)
     counts = count_encoded(monkeypatch)
     index = index_folder(model, tmp_path / "pictures", to=tmp_path)
@@ -639,7 +827,7 @@ def test_a_process_that_is_killed_while_indexing_loses_a_twentieth(
     fresh = index_folder(model, tmp_path / "pictures")
     assert index.pictures == fresh.pictures
     torch.testing.assert_close(index.vectors, fresh.vectors)
-    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["index.safetensors"]
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["index.parquet"]
     assert Index.load(tmp_path).pictures == fresh.pictures
 
 
@@ -672,7 +860,7 @@ def test_pieces_of_another_model_or_damaged_ones_are_no_loss(model, pictures, tm
     (tmp_path / folder.UNFINISHED.format(2)).write_text("junk")
     index = index_folder(model, pictures, to=tmp_path)
     torch.testing.assert_close(index.vectors, index_folder(model, pictures).vectors)
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["index.safetensors"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["index.parquet"]
 
 
 @pytest.mark.parametrize("index_at", ["index", "pictures/index", "."])

@@ -103,7 +103,7 @@ def test_a_closed_pipe_is_quiet_and_the_work_goes_on(words, place, monkeypatch):
         with closed_pipe() as pipe:
             index = "index", "pictures", "--model=model"
             assert run(monkeypatch, pipe, *index) == (cli.UNREAD, "")
-        assert (place / "runs" / "index" / "index.safetensors").is_file()
+        assert (place / "runs" / "index" / "index.parquet").is_file()
     with closed_pipe() as pipe:
         code, said = run(monkeypatch, pipe, *words)
     assert code == cli.UNREAD == 128 + signal.SIGPIPE

@@ -2,9 +2,9 @@
 
 `digit_scenes` and `digit_questions` make their own pictures and need no download; `cifar10`,
 `image_folder` and `plain_folder` read real ones, and `as_images` takes pictures in memory.
-`with_class_captions` and `with_clues` replace the captions, `with_tones` adds sounds, and
-`noisy_pixels`, `noisy_sounds`, `delayed` and `mispaired` corrupt the data. `load` makes the data
-set of a preset; `batches` yields the batches that `fit` uses.
+`with_class_captions`, `with_scene_parts` and `with_clues` replace the captions, `with_tones` adds
+sounds, and `noisy_pixels`, `noisy_sounds`, `delayed` and `mispaired` corrupt the data. `load`
+makes the data set of a preset; `batches` yields the batches that `fit` uses.
 """
 
 import os
@@ -21,6 +21,7 @@ from cmssf_lib.data.changes import (
     noisy_sounds as noisy_sounds,
     with_class_captions as with_class_captions,
     with_clues as with_clues,
+    with_scene_parts as with_scene_parts,
     with_tones as with_tones,
 )
 from cmssf_lib.data.image_text import (
@@ -52,7 +53,8 @@ class DataConfig:
 
     name: Literal["digit_scenes", "cifar10", "image_folder", "plain_folder"]  # of the pictures
     flavour: Literal["plain", "tinted", "colour", "two"]  # of scenes; "two" adds a question
-    text: Literal["caption", "class", "clue"]  # a "clue" is true of several classes
+    # A "clue" is true of several classes. "parts": colour scenes also have shorter captions.
+    text: Literal["caption", "parts", "class", "clue"]
     sound: Literal["none", "same", "any"]  # digit scenes only: the digit's tone, or any digit's
     pixel_noise: NonNegativeFloat  # standard deviation, as a fraction of the pixels' range
     sound_noise: NonNegativeFloat  # standard deviation; a tone is two sines of amplitude 0.5
@@ -113,6 +115,10 @@ def _require_possible(config: DataConfig, place: str | None) -> None:
         (config.captions and config.text != "caption", "a captions table needs text='caption'"),
         (sound and not scenes, "photographs have no sound: set sound='none'"),
         (sound and two, "scenes with two digits have no sound: set sound='none'"),
+        (
+            config.text == "parts" and not (scenes and config.flavour == "colour"),
+            "only captions of colour scenes have parts: set flavour='colour', or another text",
+        ),
         (two and config.text != "caption", "two digits come with a question: set text='caption'"),
         (folder and not place, f"{config.name} needs a folder: set data.path or CMSSF_DATA"),
     ):
@@ -128,6 +134,8 @@ def _changed(data: ImageTextData, config: DataConfig, split: int) -> ImageTextDa
         data = with_clues(data, clues, clue_seed)
     elif config.text == "class":
         data = with_class_captions(data)
+    elif config.text == "parts":
+        data = with_scene_parts(data)
     if config.sound != "none":
         data = with_tones(data, config.sound, noise=config.sound_noise, seed=sound_seed)
     if config.pixel_noise != 0:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from cmssf_lib.captions import DIGIT_WORDS, named_by_class
+from cmssf_lib.captions import COLOURS, DIGIT_WORDS, GROUNDS, SIZES, named_by_class, scene_parts
 from cmssf_lib.data.image_text import ImageTextData
 from cmssf_lib.data.scenes import (
     SAMPLE_RATE,
@@ -36,6 +36,23 @@ def with_class_captions(data: ImageTextData) -> ImageTextData:
     """
     captions = named_by_class(data.labels, data.class_names)
     return replace(data, captions=captions, name=f"{data.name}, with class captions")
+
+
+def with_scene_parts(data: ImageTextData) -> ImageTextData:
+    """Give each colour scene several captions: its whole one first, then its parts.
+
+    A model that is trained on them understands "a red seven" too; `scene_parts` says how the
+    words are left out.
+
+    Raises:
+        ValueError: If the data are not colour scenes.
+    """
+    lists = {"colour": tuple(COLOURS), "ground": tuple(GROUNDS), "size": SIZES}
+    if data.class_names != DIGIT_WORDS or not lists.keys() <= data.attributes.keys():
+        raise ValueError(f"{data.name}: only captions of colour scenes can be taken apart")
+    facts = [[words[i] for i in data.attributes[k].tolist()] for k, words in lists.items()]
+    captions = tuple(map(scene_parts, data.labels.tolist(), *facts))
+    return replace(data, captions=captions, name=f"{data.name}, with parts of captions")
 
 
 def with_clues(data: ImageTextData, clues: Mapping[str, Sequence[str]], seed: int) -> ImageTextData:

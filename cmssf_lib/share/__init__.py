@@ -3,7 +3,8 @@
 `save_pretrained` writes a model that needs no data, `from_pretrained` reads it and `push_to_hub`
 uploads it. `export_towers` writes both encoders as graphs (ONNX, or PyTorch's) that run without
 this library. `index_folder` encodes the pictures of a folder once; the `Index` finds those nearest
-to a sentence and can be saved to a file. `nearest` is the search alone, on any vectors::
+to a sentence or a picture, and can be saved to a file. `calibrate` says from which similarity on a
+picture fits. `nearest` is the search alone, on any vectors::
 
     model = from_pretrained("my-model")
     index = index_folder(model, "~/Pictures")
@@ -12,6 +13,8 @@ to a sentence and can be saved to a file. `nearest` is the search alone, on any 
         print(hit.similarity, hit.file)
 """
 
+from cmssf_lib.share.calibration import Calibration as Calibration, calibrate as calibrate
+from cmssf_lib.share.exact import nearest as nearest
 from cmssf_lib.share.export import export_towers as export_towers
 from cmssf_lib.share.folder import index_folder as index_folder
 from cmssf_lib.share.hub import (
@@ -25,5 +28,4 @@ from cmssf_lib.share.index import (
     Hit as Hit,
     Index as Index,
     Picture as Picture,
-    nearest as nearest,
 )

@@ -22,12 +22,13 @@ from cmssf_lib.evaluate import embed_images
 from cmssf_lib.evaluate.embeddings import BATCH
 from cmssf_lib.files import home, require_writable
 from cmssf_lib.methods import CMSSF
+from cmssf_lib.share.calibration import Calibration
 from cmssf_lib.share.hub import fingerprint
 from cmssf_lib.share.index import Changes, Index, Picture
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 #: Beside an index that is being made: what is encoded so far, in pieces of at most 5 % of the work.
-UNFINISHED, PIECES = "index.unfinished-{}.safetensors", 20
+UNFINISHED, PIECES = "index.unfinished-{}.parquet", 20
 
 
 def index_folder(
@@ -38,6 +39,7 @@ def index_folder(
     to: str | Path | None = None,
     skip_unreadable: bool = False,
     model_name: str = "",
+    calibration: Calibration | None = None,
 ) -> Index:
     """Encode the pictures of a folder and all its subfolders.
 
@@ -57,6 +59,7 @@ def index_folder(
             goes on.
         skip_unreadable: Leave out files that cannot be read, with a warning that names them.
         model_name: Where the model can be loaded from; the index stores it.
+        calibration: From `calibrate`; the index stores it. None: that of the old index, if any.
 
     Returns:
         The index; its `changes` list the differences from the old one.
@@ -82,13 +85,14 @@ def index_folder(
         if old.folder != root and not moved:
             raise ValueError(f"the old index is of the folder {old.folder}, not of {root}")
         earlier.append(old)
+        calibration = calibration or old.calibration
     pieces = [] if place is None else sorted(place.glob(UNFINISHED.format("*")))
     for piece in pieces:
         with suppress(OSError, ValueError):  # then its pictures are encoded again
             if (done := Index.load(piece.parent, piece.name)).model == mark:
                 earlier.append(done)
     for index in earlier:
-        vectors |= zip(_digests(index.pictures), index.vectors, strict=True)
+        vectors |= zip(index.rows, index.vectors, strict=True)
         # Take the digests of files whose name, size and time are unchanged.
         known = {p[:3]: p.digest for p in index.pictures if index.folder == root}
         digests |= {p.file: known[p[:3]] for p in found if p[:3] in known}
@@ -112,8 +116,9 @@ def index_folder(
     def index_of(pictures: Iterable[Picture]) -> Index:
         """Return an index of those pictures that could be read."""
         read = tuple(p._replace(digest=digests[p.file]) for p in pictures if p.file in digests)
-        rows = torch.stack([vectors[digest] for digest in _digests(read)])  # (n, dim)
-        return Index(rows, read, root, mark, model_name)
+        digests_read = dict.fromkeys(picture.digest for picture in read)
+        rows = torch.stack([vectors[digest] for digest in digests_read])  # (n, dim)
+        return Index(rows, read, root, mark, model_name, calibration)
 
     def keep() -> None:
         """Write what was encoded since the last piece."""
@@ -154,7 +159,8 @@ def index_folder(
     )
     if place is not None:
         index.save(place)
-        for piece in place.glob(UNFINISHED.format("*")):
+        # Also what a process left that was killed while it wrote a piece.
+        for piece in place.glob(f"*{UNFINISHED.format('*')}*"):
             piece.unlink(missing_ok=True)
     return replace(index, changes=changes)
 
@@ -162,11 +168,6 @@ def index_folder(
 def find_pictures(folder: Path) -> list[Picture]:
     """List the pictures in a folder and all its subfolders, sorted by path, without digests."""
     return sorted(Picture(*found, digest="") for found in pictures.find_pictures(folder))
-
-
-def _digests(pictures: Iterable[Picture]) -> Iterable[str]:
-    """Return the distinct digests of some pictures, in the order of an index's vectors."""
-    return dict.fromkeys(picture.digest for picture in pictures)
 
 
 def _encode(model: CMSSF, pictures: Mapping[str, Pixels]) -> dict[str, Float[Tensor, " dim"]]:
