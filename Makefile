@@ -52,7 +52,7 @@ lowest: ## Test the library with the oldest versions that pyproject.toml allows
 	  -r <("$(PYTHON)" .ci/lowest.py) -e .
 	OMP_NUM_THREADS=1 _build/lowest/bin/python -m pytest $(LOWEST_TESTS) -n auto --dist loadfile
 
-bench: $(INSTALLED) ## Time the library beside lightly, minutes [BENCH="views step overhead captions chunks busy gpu mae"]
+bench: $(INSTALLED) ## Time the library beside lightly, minutes [BENCH="views step overhead captions chunks busy disk gpu mae"]
 	PYTHONPATH=tests python -m benchmarks $(BENCH)
 
 repository: ## Set the repository's address everywhere [URL=https://github.com/ada/book, or URL=none]

@@ -1,5 +1,6 @@
 """The benchmarks of `make bench`, at a size at which they say nothing but run."""
 
+import json
 import os
 from dataclasses import replace
 
@@ -8,7 +9,17 @@ import torch
 
 pytest.importorskip("lightly", reason="the benchmarks compare with lightly")
 
-from benchmarks import __main__ as main, captions, chunks, masked, overhead, pictures, step, views
+from benchmarks import (
+    __main__ as main,
+    captions,
+    chunks,
+    disk,
+    masked,
+    overhead,
+    pictures,
+    step,
+    views,
+)
 from benchmarks.alternate import Ratio, alternate, ratio
 from benchmarks.examples import counting, failing
 from benchmarks.report import Report, table
@@ -129,6 +140,17 @@ def test_chunks():
     report = chunks.run(b=256, dim=8, chunk=32, rounds=1)
     complete(report, "ours, 32 rows at a time", "open_clip, whole")
     assert report.rows[0][-1] == report.rows[1][-1]  # the same loss
+
+
+def test_disk(tmp_path, capsys):
+    disk.write(tmp_path, 160)
+    found = {"disk": disk.train(str(tmp_path), "disk")}
+    disk.main(str(tmp_path), "memory")
+    found["memory"] = json.loads(capsys.readouterr().out)
+    assert found["disk"]["loss"] == found["memory"]["loss"]
+    report = disk.report(160, found)
+    complete(report, "from disk", "from memory")
+    assert len(report.kept) == 2
 
 
 @pytest.mark.parametrize("name", ["quick", "standard"])

@@ -1,5 +1,7 @@
 """What measuring needs, checked before the first step of a training."""
 
+from torch import Tensor
+
 from cmssf_lib import evaluate
 from cmssf_lib.data import ImageTextData, Splits
 from cmssf_lib.presets import Preset
@@ -27,6 +29,8 @@ def require_measurable(
     asked, train, batch = chosen.judge, chosen.train, chosen.fine_tune.batch_size
     training, test = splits
     classes = len(training.class_names)
+    if asked.pixels and not isinstance(training.images, Tensor):
+        raise ValueError("pictures on disk are not compared as pixels: set judge.pixels=False")
     if classes == 1 and method_name in ("supervised", "fusion"):
         raise ValueError(f"{method_name} learns classes, but {training.name} has only one")
     if method_name == "cmssf":

@@ -1,10 +1,11 @@
-"""Data: pictures with captions and optional sounds, held in memory as one `ImageTextData`.
+"""Data: pictures with captions and optional sounds, as one `ImageTextData`.
 
 `digit_scenes` and `digit_questions` make their own pictures and need no download; `cifar10`,
-`image_folder` and `plain_folder` read real ones, and `as_images` takes pictures in memory.
-`with_class_captions`, `with_scene_parts` and `with_clues` replace the captions, `with_tones` adds
-sounds, and `noisy_pixels`, `noisy_sounds`, `delayed` and `mispaired` corrupt the data. `load`
-makes the data set of a preset; `batches` yields the batches that `fit` uses.
+`image_folder` and `plain_folder` read real ones, `arrow_folder` leaves them on disk, and
+`as_images` takes pictures in memory. `with_class_captions`, `with_scene_parts` and `with_clues`
+replace the captions, `with_tones` adds sounds, and `noisy_pixels`, `noisy_sounds`, `delayed` and
+`mispaired` corrupt the data. `load` makes the data set of a preset; `batches` yields the batches
+that `fit` uses.
 """
 
 import os
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from pydantic import NonNegativeFloat, PositiveInt
 
 from cmssf_lib.captions import CIFAR10_CLUES as CIFAR10_CLUES, DIGIT_CLUES as DIGIT_CLUES
+from cmssf_lib.data.arrow import arrow_folder as arrow_folder
 from cmssf_lib.data.changes import (
     delayed as delayed,
     match_table as match_table,
@@ -43,6 +45,7 @@ from cmssf_lib.data.questions import (
     question_table as question_table,
 )
 from cmssf_lib.data.scenes import digit_scenes as digit_scenes, tones as tones
+from cmssf_lib.data.stored import StoredPictures as StoredPictures
 from cmssf_lib.machine import step_seed as step_seed
 from cmssf_lib.settings import settings
 
@@ -51,7 +54,8 @@ from cmssf_lib.settings import settings
 class DataConfig:
     """Describe a data set: its pictures, its texts and its sounds."""
 
-    name: Literal["digit_scenes", "cifar10", "image_folder", "plain_folder"]  # of the pictures
+    # Source of the pictures. "arrow" leaves them on disk.
+    name: Literal["digit_scenes", "cifar10", "image_folder", "plain_folder", "arrow"]
     flavour: Literal["plain", "tinted", "colour", "two"]  # of scenes; "two" adds a question
     # A "clue" is true of several classes. "parts": colour scenes also have shorter captions.
     text: Literal["caption", "parts", "class", "clue"]
@@ -98,6 +102,8 @@ def load(config: DataConfig) -> Splits:
         splits = image_folder(str(place), **how)
     elif config.name == "plain_folder":
         splits = plain_folder(str(place), test=config.test, **how)
+    elif config.name == "arrow":
+        splits = arrow_folder(str(place), image_size=config.image_size)
     elif config.flavour == "two":
         splits = digit_questions(**sizes, seed=config.seed)
     else:
@@ -108,6 +114,7 @@ def load(config: DataConfig) -> Splits:
 def _require_possible(config: DataConfig, place: str | None) -> None:
     """Raise a ValueError for contradictory fields, before any file is read."""
     scenes, folder = config.name == "digit_scenes", config.name.endswith("_folder")
+    arrow = config.name == "arrow"
     two, sound = scenes and config.flavour == "two", config.sound != "none"
     for impossible, message in (
         (config.captions and not folder, "a captions table needs a folder of pictures"),
@@ -120,7 +127,11 @@ def _require_possible(config: DataConfig, place: str | None) -> None:
             "only captions of colour scenes have parts: set flavour='colour', or another text",
         ),
         (two and config.text != "caption", "two digits come with a question: set text='caption'"),
-        (folder and not place, f"{config.name} needs a folder: set data.path or CMSSF_DATA"),
+        (arrow and config.pixel_noise, "pictures on disk get no noise: set pixel_noise=0"),
+        (
+            (arrow or folder) and not place,
+            f"{config.name} needs a folder: set data.path or CMSSF_DATA",
+        ),
     ):
         if impossible:
             raise ValueError(message)

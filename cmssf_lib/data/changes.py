@@ -150,7 +150,7 @@ def noisy_pixels(data: ImageTextData, deviation: float, seed: int) -> ImageTextD
     random = generator(seed)
     blocks = [
         to_uint8(block.float() / 255 + gaussian(block.shape, deviation, random).to(block.device))
-        for block in torch.split(data.images, BLOCK)
+        for block in data.images.split(BLOCK)
     ]
     return replace(data, images=torch.cat(blocks))
 

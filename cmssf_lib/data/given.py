@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cmssf_lib.data.stored import StoredPictures
+
 
 def taken(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of an `ImageTextData`, with arrays and lists as tensors and tuples.
@@ -24,10 +26,11 @@ def taken(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def problems(data: Any) -> Iterator[str]:
     """Yield what is wrong with an `ImageTextData`; each check assumes that the earlier passed."""
-    if isinstance(data.images, Tensor) and data.images.numel() == 0:
+    if isinstance(data.images, Tensor | StoredPictures) and data.images.shape.numel() == 0:
         yield "the data is empty; expected at least one picture"
     # A word in a shape stands for any length above zero.
-    yield from _misfit("images", data.images, torch.uint8, ("n", 3, "height", "width"))
+    if not isinstance(data.images, StoredPictures):  # those are of one kind
+        yield from _misfit("images", data.images, torch.uint8, ("n", 3, "height", "width"))
     n, classes = len(data), len(data.class_names)
     yield from _misfit("labels", data.labels, torch.int64, (n,))
     if data.sounds is not None:
@@ -83,7 +86,7 @@ def _as_list(given: Any) -> Any:
 
 def _as_tensor(given: Any) -> Any:
     """Return an array or a list of numbers as a tensor; anything else stays as it is."""
-    if given is None or isinstance(given, Tensor):
+    if given is None or isinstance(given, Tensor | StoredPictures):
         return given
     try:  # torch warns of an array that is read-only, and refuses one that runs backwards
         return torch.as_tensor(np.require(given, requirements=["C", "W"]))

@@ -1,4 +1,4 @@
-"""The one format of all data sets, held in memory, and the batches that a step trains on."""
+"""The one format of all data sets, and the batches that a step trains on."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
 
 from cmssf_lib.data.given import problems, taken
+from cmssf_lib.data.stored import StoredPictures, in_turn
 from cmssf_lib.machine import step_seed
 
 Captions = tuple[str | tuple[str, ...], ...]
@@ -30,7 +31,7 @@ class ImageTextData:
             of range, a caption is empty, missing or no text, or a sound holds NaN or infinity.
     """
 
-    images: UInt8[Tensor, "n 3 height width"]  # RGB
+    images: UInt8[Tensor, "n 3 height width"] | StoredPictures  # RGB; in memory, or on disk
     labels: Int64[Tensor, " n"]  # each an index into `class_names`
     captions: Captions  # for each picture a text, or a tuple of several
     class_names: tuple[str, ...]  # one for each label value
@@ -43,8 +44,7 @@ class ImageTextData:
     features: Float[Tensor, "n views length"] | None = None
 
     def __post_init__(self) -> None:
-        for name, value in taken(vars(self)).items():
-            object.__setattr__(self, name, value)  # frozen
+        vars(self).update(taken(vars(self)))  # frozen, so that it cannot be assigned
         if problem := next(problems(self), None):
             raise ValueError(f"{self.name}: {problem}")
 
@@ -90,7 +90,7 @@ class ImageTextData:
         """Sixteen hexadecimal digits that change when an image, label, caption or sound does."""
         # repr quotes each text, so two texts cannot be mistaken for one.
         facts = (tuple(self.images.shape), tuple(self.class_names))
-        parts = [facts, self.images, self.labels, tuple(self.captions)]
+        parts = [facts, getattr(self.images, "identity", self.images), self.labels, self.captions]
         if self.sounds is not None:  # without sounds the digits stay those of earlier records
             parts += [tuple(self.sounds.shape), self.sounds]
         digest = hashlib.sha256()
@@ -114,7 +114,7 @@ class ImageTextData:
             raise ValueError(f"a mask of length {len(chosen)} does not fit {len(self)} pictures")
         rows = chosen.nonzero().flatten() if mask else chosen.to(torch.int64)
         captions = tuple(self.captions[i] for i in rows.tolist())
-        return self._each(lambda tensor: tensor[rows], captions)
+        return self._each(lambda t: t[rows] if isinstance(t, Tensor) else t.only(rows), captions)
 
     def hold_out(self, count: int, seed: int) -> tuple["ImageTextData", "ImageTextData"]:
         """Split off a random validation set, so that no choice depends on the test set.
@@ -138,7 +138,7 @@ class ImageTextData:
         """Return the same data with its tensors on ``device``."""
         return self._each(lambda tensor: tensor.to(device), self.captions)
 
-    def _each(self, change: Callable[[Tensor], Tensor], texts: Captions) -> "ImageTextData":
+    def _each(self, change: Callable[[Any], Any], texts: Captions) -> "ImageTextData":
         """Return a copy with ``change`` applied to every tensor, and ``texts`` as captions."""
         own = {name: getattr(self, name) for name in ("images", "labels", "sounds", "features")}
         changed: dict[str, Any] = {k: change(v) for k, v in own.items() if v is not None}
@@ -177,16 +177,17 @@ class Batch:
 
     def part(self, number: int, of: int) -> "Batch":
         """Return part ``number`` (from 0) of ``of`` equal parts; each process trains on one."""
-        first, last = number * len(self) // of, (number + 1) * len(self) // of
-        rows = slice(first, last)
-        part = make_batch(self, torch.arange(first, last))
+        rows = slice(number * len(self) // of, (number + 1) * len(self) // of)
+        part = make_batch(self, torch.arange(len(self))[rows])
         return replace(part, index=self.index[rows], whole_index=self.caption_index[rows])
 
 
-def make_batch(source: ImageTextData | Batch, rows: Indices, said: Indices | None = None) -> Batch:
+def make_batch(
+    source: ImageTextData | Batch, rows: Indices, said: Indices | None = None, read: Any = None
+) -> Batch:
     """Make a batch of these rows of a data set or of a larger batch.
 
-    ``said`` is the index of each picture's caption in the source, by default its own or first.
+    ``said``: index of each picture's caption, by default its own or first. ``read``: the pictures.
     """
     captions = source.captions if isinstance(source, Batch) else source.unique_captions
     # On the CPU, where the strings are: it would have to wait for a GPU's numbers.
@@ -195,7 +196,7 @@ def make_batch(source: ImageTextData | Batch, rows: Indices, said: Indices | Non
     rows, caption_index = (x.to(source.images.device, non_blocking=True) for x in (rows, own))
     # index_select copies whole pictures: ten times as fast as images[rows], which copies bytes.
     return Batch(
-        images=source.images.index_select(0, rows),
+        images=source.images.index_select(0, rows) if read is None else read,
         labels=source.labels[rows],
         captions=tuple(captions[i] for i in used.tolist()),
         caption_index=caption_index,
@@ -243,8 +244,7 @@ def batches(
         raise ValueError(f"{data.name} has {n} pictures, too few for a batch of {batch_size}")
     random = torch.Generator().manual_seed(step_seed(seed, epoch))
     order = torch.randperm(n, generator=random) if shuffle else torch.arange(n)
-    if drop_last:
-        order = order[: n - n % batch_size]
+    order = order[: n - n % batch_size if drop_last else n]
     said = data.drawn_captions(random if shuffle else None)
-    for rows in torch.split(order, batch_size)[start:]:
-        yield make_batch(data, rows, said)
+    for rows, read in in_turn(data.images, torch.split(order, batch_size)[start:]):
+        yield make_batch(data, rows, said, read)

@@ -16,6 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -124,20 +125,25 @@ def quiet_decoders() -> Iterator[None]:
         yield
 
 
-def read_picture(file: str | Path, image_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
+def read_picture(
+    file: str | Path, image_size: int | None, held: bytes | np.ndarray | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
     """Decode one picture to RGB, as the head of this module says.
 
     Args:
-        file: Its path.
+        file: Its path, or what to call it if it is held in memory.
         image_size: Side to which its central square is resized; ``None`` for no resizing.
+        held: The content of the file, or the pixels, (h, w) or (h, w, 3 or 4).
 
     Raises:
         ValueError: If it cannot be read; the message names it.
     """
     try:
-        if not os.path.isfile(file):  # opening a pipe would wait forever
+        if isinstance(held, np.ndarray):
+            return _square(as_rgb(Image.fromarray(held)), image_size)
+        if held is None and not os.path.isfile(file):  # opening a pipe would wait forever
             raise ValueError("no such file, or not a regular file")
-        with Image.open(file, formats=FORMATS) as picture:
+        with Image.open(file if held is None else BytesIO(held), formats=FORMATS) as picture:
             return _square(as_rgb(picture), image_size)
     except Exception as error:  # decoders of damaged files raise errors of nearly every kind
         why = str(error) or type(error).__name__

@@ -8,11 +8,12 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmssf_lib.data import AnyPicture, ImageTextData, as_images
+from cmssf_lib.data import AnyPicture, ImageTextData, StoredPictures, as_images
 from cmssf_lib.methods import CMSSF, Method
 from cmssf_lib.methods.base import evaluating
 
-Pictures = UInt8[Tensor, "n 3 h w"] | Float[Tensor, "n 3 h w"]  # floats in [0, 1]
+#: Of a tensor of floats, the values lie in [0, 1].
+Pictures = UInt8[Tensor, "n 3 h w"] | Float[Tensor, "n 3 h w"] | StoredPictures
 #: Pictures in other forms are made a tensor of the encoder's size by `cmssf_lib.data.as_images`.
 Given = ImageTextData | Pictures | AnyPicture | Sequence[AnyPicture]
 #: Number of pictures or captions encoded at a time: limits memory without changing the results.
@@ -77,7 +78,7 @@ def embed_features(method: Method, data: Given) -> Float[Tensor, "n width"]:
             if not any(weight.requires_grad for weight in encoder.parameters()):
                 return data.features[:, 0].cpu()
         data = data.images
-    if not isinstance(data, Tensor):
+    if not isinstance(data, Tensor | StoredPictures):
         data = as_images(data, method.image_encoder.config.image_size)
     return _in_batches(method, method.features, data)
 
@@ -87,7 +88,7 @@ def pixel_features(data: ImageTextData) -> Float[Tensor, "n values"]:
 
     Every pixel value is one feature: 768 for 16×16 scenes, 3,072 for CIFAR-10.
     """
-    return data.images.flatten(1).float().cpu() / 255
+    return data.images[:].flatten(1).float().cpu() / 255
 
 
 def embed_images(method: CMSSF, data: Given) -> Float[Tensor, "n dim"]:
@@ -108,7 +109,8 @@ def embed_mirrored(
         images: The pictures, uint8.
         seen: The output of `embed_images` for the same pictures.
     """
-    return F.normalize(seen + embed_images(method, images.flip(-1)), dim=1)
+    features = _in_batches(method, lambda batch: method.features(batch.flip(-1)), images)
+    return F.normalize(seen + _in_batches(method, method.project, features), dim=1)
 
 
 def embed_texts(method: CMSSF, captions: Sequence[str]) -> Float[Tensor, "u dim"]:
@@ -171,7 +173,7 @@ def zero_shot_prompts_from_captions(
 
 
 def _in_batches(
-    method: Method, encode: Callable[..., Tensor], items: Tensor | Sequence[str]
+    method: Method, encode: Callable[..., Tensor], items: Tensor | StoredPictures | Sequence[str]
 ) -> Float[Tensor, "n dim"]:
     """Encode pictures or captions in batches and collect the results on the CPU."""
     if len(items) == 0:
@@ -179,8 +181,8 @@ def _in_batches(
     parts = []
     with evaluating(method) as device:
         dtype = next(method.parameters()).dtype
-        for start in range(0, len(items), BATCH):
-            batch = items[start : start + BATCH]
+        given = (items[start : start + BATCH] for start in range(0, len(items), BATCH))
+        for batch in items.split(BATCH) if isinstance(items, StoredPictures) else given:
             if isinstance(batch, Tensor):  # features are float32; the weights may not be
                 batch = batch.to(device, dtype if batch.is_floating_point() else batch.dtype)
             # Clone: [CLS] is a view, and a view keeps all tokens of the batch in memory.

@@ -44,7 +44,7 @@ def caption_grid(data: ImageTextData, indices: Sequence[int], columns: int = 4) 
     if outside:
         raise IndexError(f"index {outside[0]} is outside the {len(data)} pictures of {data.name}")
     chosen = data.subset(indices)
-    return image_grid(chosen.images, [texts[0] for texts in chosen.caption_sets], columns)
+    return image_grid(chosen.images[:], [texts[0] for texts in chosen.caption_sets], columns)
 
 
 @style.styled

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import busy, captions, chunks, gpu, masked, overhead, step, views
+from benchmarks import busy, captions, chunks, disk, gpu, masked, overhead, step, views
 from benchmarks.report import Report
 
 BENCHMARKS: dict[str, tuple[Callable[[], Report], ...]] = {
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, tuple[Callable[[], Report], ...]] = {
     "captions": (captions.run,),
     "chunks": (chunks.run,),
     "busy": (busy.run,),
+    "disk": (disk.run,),
     "gpu": tuple(gpu.reports()),
     "mae": (lambda: masked.run("quick", steps=15), lambda: masked.run("standard", steps=7)),
 }
