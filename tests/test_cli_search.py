@@ -112,6 +112,12 @@ def test_search_says_when_nothing_fits(place, capsys):
             assert notes.count("\n") == bool(words)
         assert run(capsys, "search", "--like", "pictures/again.png")[1] == ""
     assert "which 5% of the captions that are true of none reach among 500 held-out" in notes
+    vague = Calibration(best + 1e-4, 0.3, 500)  # most true sentences would lie below, too
+    replace(index, calibration=vague).save("runs/index")
+    assert run(capsys, "search", "a red seven")[1] == ""
+    assert "searching will not say when nothing fits: 30%" in run(
+        capsys, "index", "pictures", "--model", "model"
+    )[1]  # fmt: skip
 
 
 def test_indexing_again_says_what_is_new_and_what_is_gone(place, capsys):

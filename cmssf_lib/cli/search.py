@@ -62,6 +62,11 @@ def index(
         f"new and {len(changes.changed)} changed, {len(changes.gone)} gone; {changes.encoded} "
         f"pictures encoded; {len(made)} different ones are in {to}"
     )
+    if (known := made.calibration) and not known.tells:
+        note(
+            f"searching will not say when nothing fits: {known.missed:.0%} of the captions that "
+            "are true of a held-out picture are less similar to it than others are by chance"
+        )
     copies = [files for files in made.files if len(files) > 1]
     if copies:
         say("The same file more than once:")
@@ -108,7 +113,7 @@ def search(
         gone = "" if path.is_file() else "  (gone)"
         also = f"  (also: {', '.join(map(str, copies))})" if copies else ""
         say(f"{place:4} {hit.similarity:7.3f}  {path}{gone}{also}")
-    if words and (known := found.calibration):
+    if words and (known := found.calibration) and known.tells:
         best = found.find(encoder, query, 1)[0][0].similarity
         if best < known.threshold:
             note(

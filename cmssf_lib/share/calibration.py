@@ -10,6 +10,8 @@ from cmssf_lib.methods import CMSSF
 
 #: Share of the sentences that are true of no picture for which one is said to fit all the same.
 FALSE_POSITIVES = 0.05
+#: If more of the sentences that are true of a picture lie below the threshold, it tells nothing.
+MISSED = 0.25
 
 
 class Calibration(NamedTuple):
@@ -18,6 +20,11 @@ class Calibration(NamedTuple):
     threshold: float  # if the best similarity in an index is lower, nothing there fits a sentence
     missed: float  # share of the sentences that are true of a picture and lie below
     pictures: int  # number of held-out pictures
+
+    @property
+    def tells(self) -> bool:
+        """Whether the threshold tells sentences that fit from those that do not."""
+        return self.missed <= MISSED
 
 
 def calibrate(model: CMSSF, data: ImageTextData) -> Calibration:
