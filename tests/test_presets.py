@@ -97,8 +97,8 @@ def test_a_notebook_says_what_it_does_here(machine, monkeypatch, capsys, gpu, na
     assert printed.startswith(f"{notebook} on {device}, preset {name}.\n")
     trains, quick = CHAPTERS[notebook].trains, name == "quick"
     assert ("it trains" in printed) is bool(trains and not quick and notebook > "01")
-    assert ("digit scenes" in printed.lower()) is not (notebook == "10_results")
-    shown = notebook > "10" or bool(trains and quick and notebook > "01")
+    assert ("digit scenes" in printed.lower()) is (notebook < "10")
+    shown = notebook == "10_results" or bool(trains and quick and notebook > "01")
     assert ("recorded run" in printed.lower()) is shown
     assert ("CMSSF_PRESET=" in printed) is bool(trains)  # how to change it
     assert printed.count("Colab") == (bool(trains) and quick and not gpu)
@@ -115,7 +115,7 @@ def test_it_says_whether_the_photographs_are_there(
     monkeypatch.setenv("CMSSF_PRESET", "standard")
     start(notebook)
     missing = "CIFAR-10, which holds them, is not on this machine yet" in capsys.readouterr().out
-    assert missing is (CHAPTERS[notebook].shows != "records")
+    assert missing is (CHAPTERS[notebook].shows in ("both", "preset"))
     for split in ("train", "test"):
         (tmp_path / "cifar10" / split).mkdir(parents=True)
     start(notebook)

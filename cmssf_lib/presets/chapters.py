@@ -14,8 +14,8 @@ class Chapter(NamedTuple):
 
     minutes: float  # in the preset quick, on two CPU cores
     # "preset": digit scenes in quick, photographs in the others; "both": scenes, then photographs;
-    # "records": recorded runs only.
-    shows: Literal["preset", "both", "records"]
+    # "records": recorded runs only; "own": pictures that a package ships.
+    shows: Literal["preset", "both", "records", "own"]
     trains: str = ""  # on photographs, in every preset but quick
 
 
@@ -32,6 +32,7 @@ CHAPTERS = {
     "08_cmssf": Chapter(1.5, "both", "CMSSF"),
     "09_training": Chapter(1, "both", "CMSSF"),
     "10_results": Chapter(0.5, "records"),
+    "11_own_data": Chapter(2, "own"),
 }
 #: Expected of a training with the settings of the preset standard, which chapters 2 to 9 take in
 #: the preset paper too. Not measured on an H100 or a T4 yet.
@@ -52,6 +53,8 @@ def announcement(notebook: str, chosen: Preset) -> str:
     takes = f"about {long} on two CPU cores"
     if shows == "records":
         plan = [f"Recorded runs are drawn ({takes}); nothing is trained."]
+    elif shows == "own":
+        plan = [f"Trains on two photographs that scikit-learn ships ({takes} in quick)."]
     elif shows == "preset":
         trained = f"{trains} is trained on photographs ({chosen.minutes})."
         plan = [f"Digit scenes ({takes})." if quick else trained]

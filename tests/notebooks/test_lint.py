@@ -19,7 +19,8 @@ RUN_CARD = re.compile(r"(card|plots\.RunCard)\(")
 CHAPTER_WORDS = range(1_500, 4_001)  # without its photographs
 PHOTOGRAPH_WORDS = range(150, 301)
 EXERCISES = range(4, 7)
-WITHOUT_PHOTOGRAPHS = ("00_quickstart", "10_results")  # they have nothing else, on a GPU
+# They have nothing else, on a GPU or anywhere.
+WITHOUT_PHOTOGRAPHS = ("00_quickstart", "10_results", "11_own_data")
 # The home folders and temporary folders of a machine, kernels' temporary files, a virtual
 # environment's packages.
 MACHINE_PATH = re.compile(
