@@ -89,7 +89,8 @@ def test_a_folder_of_classes_decides_sizes_and_budget(method, name, classes):
         "image_folder", 24, 24
     )  # fmt: skip
     assert chosen.data.captions == ("captions.csv" if method in ("cmssf", "fusion") else None)
-    assert "2 classes, 120 pictures for training and 30 for testing" in said[0]
+    assert "120 pictures for training and 30 for testing, mostly at least 24 pixels" in said[0]
+    assert "2 classes" in said[0]
     splits = data.load(chosen.data)
     learning, held_out = splits.train.hold_out(chosen.data.validation, chosen.data.seed)
     # About as many steps as the preset's, in batches that fit several times into the data.
@@ -199,6 +200,26 @@ def test_damaged_pictures_are_left_out_only_if_asked(plain, capsys):
     with pytest.warns(UserWarning, match="1 of 121 pictures are left out"):
         _, chosen = cli.read_settings([*words, "--data.skip_unreadable", "True"])
     assert chosen.data.skip_unreadable
+
+
+def test_a_folder_of_arrow_files_is_told_by_its_files(plain, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    pictures = sorted(map(str, plain.rglob("*.png")))
+    parts = {"train": pictures[:100], "test": pictures[100:]}
+    kinds = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    made = {
+        split: datasets.Dataset.from_dict(
+            {"image": own, "text": [f"a number {i % 7}" for i in range(len(own))]}, kinds
+        )
+        for split, own in parts.items()
+    }
+    for split, part in made.items():  # the bytes, not the paths
+        made[split] = part.map(lambda row: row, features=kinds, writer_batch_size=10)
+    datasets.DatasetDict(made).save_to_disk(tmp_path / "arrow")
+    chosen, said = for_folder(tmp_path / "arrow", "cmssf", preset("quick", "cmssf"))
+    assert (chosen.data.name, chosen.data.image_size, chosen.data.captions) == ("arrow", 24, None)
+    assert "100 pictures for training and 20 for testing" in said[0]
+    assert "captions: its own" in said[0]
 
 
 # --- training on them ---

@@ -9,7 +9,7 @@ from statistics import median_low
 from typing import Any
 
 from cmssf_lib.captions import CIFAR10_CLUES
-from cmssf_lib.data import ImageTextData, find_cifar10, load
+from cmssf_lib.data import DataConfig, ImageTextData, arrow_folder, find_cifar10, load
 from cmssf_lib.data.pictures import find_pictures, short_side
 from cmssf_lib.encoders import word_tokenizer
 from cmssf_lib.files import flat, home
@@ -22,6 +22,7 @@ TABLES = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
 LARGEST = {"quick": 32, "standard": 64}  # side in pixels; a model of timm has a size of its own
 LOOKED_AT = 200  # pictures whose size is read
 FEWEST, FEWEST_TESTED = 20, 10  # pictures; R@10 needs ten
+READS_TEXT = ("cmssf", "fusion")
 SIDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
@@ -30,8 +31,9 @@ def for_folder(folder: str | Path, method: str, usual: Preset) -> tuple[Preset, 
 
     The folder holds ``train/<class>/*`` and ``test/<class>/*``, or pictures without classes, a
     tenth of which becomes the test set. A table with captions (see `read_captions`) lies in it
-    under one of the names `TABLES`. A preset for CIFAR-10 stays what it is if the folder holds
-    CIFAR-10, or nothing, so that it can be downloaded there.
+    under one of the names `TABLES`. Or it is a folder that `arrow_folder` reads. A preset for
+    CIFAR-10 stays what it is if the folder holds CIFAR-10, or nothing, so that it can be
+    downloaded there.
 
     From the data come the size of the pictures, the length of the captions, and how many pictures
     are held out, labelled and in a batch. Epochs are as many as give the preset's number of steps.
@@ -56,69 +58,88 @@ def for_folder(folder: str | Path, method: str, usual: Preset) -> tuple[Preset, 
         raise FileNotFoundError(f"there is no folder {root}: give the folder of the pictures")
     if usual.data.name == "cifar10" and (_is_cifar10(root) or not any(root.iterdir())):
         return replace(usual, data=replace(usual.data, path=str(root))), []
-    splits = [root / split for split in ("train", "test") if (root / split).is_dir()]
-    if len(splits) == 1:
-        raise ValueError(f"{root} holds {splits[0].name}/ but not the other of train/ and test/")
-    with warnings.catch_warnings(action="ignore"):  # `load` says again what is left out
-        files = [found.file for found in find_pictures(root)]
-    looked_at = files[:: -(-len(files) // LOOKED_AT)]
-    pixels = median_low([short_side(root / file) or 0 for file in looked_at])
-    side = usual.vision.image_size
-    if usual.vision.kind != "timm":
-        side = min(LARGEST.get(usual.name, side), max(8, pixels // 4 * 4))
-    has_text = method in ("cmssf", "fusion")
-    table = usual.data.captions or next((t for t in TABLES if (root / t).is_file()), None)
-    data = replace(
-        usual.data,
-        name="image_folder" if splits else "plain_folder",
-        path=str(root),
-        captions=table if has_text else None,
-        text="caption",
-        sound="none",
-        test=usual.data.test if splits else max(FEWEST_TESTED, len(files) // 10),
-        image_size=side,
-    )
-    if has_text and table is None and not (splits and method == "cmssf"):
-        raise ValueError(
-            f"{method} learns from captions: put a table {TABLES[0]} with the columns file_name "
-            f"and text into {root}"
-        )
-    if method == "supervised" and not splits:
-        raise ValueError(f"supervised needs classes: {root}/train/<class>/* and test/<class>/*")
-    had = 50_000 if usual.data.name == "cifar10" else usual.data.train
-    steps = usual.train.epochs * ((had - usual.data.validation) // usual.train.batch_size)
+    data, pixels = _found(root, method, usual)
     train, test = load(data)
     if len(train) < FEWEST or len(test) < FEWEST_TESTED:
         raise ValueError(
             f"{root} has {len(train)} pictures for training and {len(test)} for testing; at least "
             f"{FEWEST} and {FEWEST_TESTED} are needed"
         )
+    had = 50_000 if usual.data.name == "cifar10" else usual.data.train
+    steps = usual.train.epochs * ((had - usual.data.validation) // usual.train.batch_size)
     chosen = replace(usual, data=data, minutes="depends on the data")
     chosen = _with_sizes(chosen, steps, method, train)
     chosen = _with_views(chosen, mirrored=not any(map(SIDED.search, train.unique_captions)))
-    said = f"captions from {table}" if data.captions else "captions made of the classes' names"
+    classes = len(train.class_names)
+    said = f"{classes} classes" if classes > 1 else "no classes"
+    if method in READS_TEXT:
+        own = data.captions or ("its own" if data.name == "arrow" else "names of the classes")
+        said += f", captions: {own}"
+    return chosen, [
+        f"{root}: {len(train)} pictures for training and {len(test)} for testing, mostly at least "
+        f"{pixels} pixels wide and high; {said}.",
+        "Set from the data, unless an option says otherwise: "
+        f"{' '.join(_changes(usual, chosen, method))}, and views of photographs.",
+    ]
+
+
+def _found(root: Path, method: str, usual: Preset) -> tuple[DataConfig, int]:
+    """Return how to load a folder, and the shorter side of most of its pictures in pixels."""
+    splits = [root / split for split in ("train", "test") if (root / split).is_dir()]
+    stored = (root / "dataset_dict.json").is_file() or any(root.rglob("*.parquet"))
+    if len(splits) == 1 and not stored:
+        raise ValueError(f"{root} holds {splits[0].name}/ but not the other of train/ and test/")
+    test, table = usual.data.test, None
+    if stored:
+        pixels = min(arrow_folder(root).train.images.shape[2:])
+    else:
+        with warnings.catch_warnings(action="ignore"):  # `load` says again what is left out
+            files = [found.file for found in find_pictures(root)]
+        looked_at = files[:: -(-len(files) // LOOKED_AT)]
+        pixels = median_low([short_side(root / file) or 0 for file in looked_at])
+        if not splits:
+            test = max(FEWEST_TESTED, len(files) // 10)
+        if method in READS_TEXT:
+            table = usual.data.captions
+            table = table or next((t for t in TABLES if (root / t).is_file()), None)
+            if table is None and not (splits and method == "cmssf"):
+                raise ValueError(
+                    f"{method} learns from captions: put a table {TABLES[0]} with the columns "
+                    f"file_name and text into {root}"
+                )
+        if method == "supervised" and not splits:
+            raise ValueError(f"supervised needs classes: {root}/train/<class>/* and test/<class>/*")
+    side = usual.vision.image_size
+    if usual.vision.kind != "timm":
+        side = min(LARGEST.get(usual.name, side), max(8, pixels // 4 * 4))
+    data = replace(
+        usual.data,
+        name="arrow" if stored else "image_folder" if splits else "plain_folder",
+        path=str(root),
+        captions=table,
+        text="caption",
+        sound="none",
+        pixel_noise=0.0,
+        test=test,
+        image_size=side,
+    )
+    return data, pixels
+
+
+def _changes(usual: Preset, chosen: Preset, method: str) -> list[str]:
+    """Return what differs and acts, as options of the command line; views are left out."""
     before, after = (
         flat({part: asdict(getattr(p, part)) for part in sections(p, method)})
         for p in (usual, chosen)
     )
     changed = {k: v for k, v in after.items() if v != before[k] and "views" not in k}
     asleep = tuple(idle(chosen, method))
-    told = [f"--{k} {_written(v)}" for k, v in changed.items() if not k.startswith(asleep)]
-    return chosen, [
-        f"{root}: {f'{len(train.class_names)} classes' if splits else 'no classes'}, {len(train)} "
-        f"pictures for training and {len(test)} for testing, most at least {pixels} pixels wide "
-        f"and high{f'; {said}' if has_text else ''}.",
-        f"Set from the data, unless an option says otherwise: {' '.join(told)}, and views of "
-        "photographs.",
-    ]
+    return [f"--{k} {_written(v)}" for k, v in changed.items() if not k.startswith(asleep)]
 
 
 def _is_cifar10(root: Path) -> bool:
     """Return whether `cifar10` is meant: torchvision's files, or folders named like its classes."""
-    place, names = (
-        find_cifar10(root),
-        {name for all_of in CIFAR10_CLUES.values() for name in all_of},
-    )
+    place, names = find_cifar10(root), set().union(*CIFAR10_CLUES.values())
     if place is None or not (place / "train").is_dir():
         return place is not None
     return names == {folder.name for folder in (place / "train").iterdir() if folder.is_dir()}
