@@ -339,5 +339,5 @@ def test_a_preset_names_the_table(folder):
     (folder / "c.jsonl").write_text(jsonl_of(SAID), encoding="utf-8")
     config = DataConfig(name="image_folder", path=str(folder), image_size=4, captions="c.jsonl")
     assert load(config).train.captions == tuple(SAID[name] for name in PICTURES[:4])
-    with pytest.raises(ValueError, match="a captions table needs name='image_folder'"):
+    with pytest.raises(ValueError, match="a captions table needs a folder of pictures"):
         load(DataConfig(captions="c"))

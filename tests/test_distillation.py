@@ -361,7 +361,7 @@ def test_attention_is_a_map_of_the_patches(batch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"student_temperature": 0.0}, "student_temperature: .* greater than 0, got 0.0"),
+        ({"student_temperature": 0.0}, r"student_temperature: .* equal to 0\.001, got 0\.0"),
         ({"teacher_temperature": -0.04}, "teacher_temperature: .*, got -0.04"),
         ({"local_size": 6}, "image size must be a multiple of patch size 4; got 6"),
         ({"local_size": 0}, "local_size: .* greater than 0, got 0"),

@@ -31,6 +31,7 @@ from cmssf_lib.evaluate import (
 )
 from cmssf_lib.fusion import FusionClassifier
 from cmssf_lib.methods import CMSSF
+from cmssf_lib.views import Views, ViewsConfig
 
 
 def random_rows(seed: int, n: int, dim: int) -> torch.Tensor:
@@ -231,6 +232,7 @@ MEASURES = {
     "report": lambda m: report(m, SCENES),
     "monitor": lambda m: monitor(m, SCENES.test, 10),
     "probe_report": lambda m: evaluate.probe_report(m, SCENES, per_class=2, draws=1),
+    "view_report": lambda m: evaluate.view_report(m, SCENES.test, Views(ViewsConfig(flip=0.5))),
     "fine_tune": lambda m: evaluate.fine_tune(
         m, SCENES.train, steps=1, batch_size=20, lr=0.1, seed=0
     ),

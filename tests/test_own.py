@@ -381,6 +381,7 @@ ELSEWHERE = {
     "vision": ("weights", "timm_name"),
     "text": ("name",),
 }
+COLOURS = ("views.hue", "views.saturation", "views.grey")
 
 
 def others(value):
@@ -390,8 +391,8 @@ def others(value):
     if isinstance(value, int):
         return [value + 1, 2 * value, value // 2, value + 4, value + 32]
     if isinstance(value, float):
-        return [1.3 * value, 0.7 * value] if value else [0.5, 0.1]
-    if isinstance(value, tuple):
+        return [1.3 * value, 0.7 * value, 0.9, 0.0] if value else [0.5, 0.1]
+    if isinstance(value, tuple) and not any(isinstance(part, str) for part in value):
         pairs = [tuple(0.9 * part if isinstance(part, float) else part + 4 for part in value)]
         return [*pairs, tuple(value[:-1]), (1.0,), value[:1] + tuple(1.2 * p for p in value[1:])]
     return []
@@ -428,12 +429,15 @@ def test_every_setting_acts_or_is_named(method):
         fine_tune=replace(chosen.fine_tune, steps=2, batch_size=10),
     )
     before, ignored = outcome(chosen, method), []
-    for section in sections(chosen, method):
+    # What these share with SimCLR is tried there.
+    alike = method in ("moco", "byol", "dino", "supervised")
+    for section in [method] if alike else sections(chosen, method):
         for name in names_of(getattr(chosen, section), f"{section}."):
             value = chosen
             for part in name.split("."):
                 value = getattr(value, part)
             acts = name.partition(".")[2] in ELSEWHERE.get(section, ())
+            acts |= chosen.data.flavour == "plain" and name.endswith(COLOURS)  # these are grey
             for other in others(value):
                 try:
                     changed = with_field(chosen, name, other)

@@ -539,7 +539,7 @@ def test_unreadable_pictures_are_named_or_left_out_at_every_door(folder, door, f
 
 
 def test_skipping_is_refused_where_nothing_could_be_skipped():
-    with pytest.raises(ValueError, match="skip_unreadable needs name='image_folder'"):
+    with pytest.raises(ValueError, match="skip_unreadable needs a folder of pictures"):
         load(DataConfig(skip_unreadable=True))
 
 

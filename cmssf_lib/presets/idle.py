@@ -51,7 +51,12 @@ def idle(chosen: Preset, method: str) -> dict[str, str]:
         ),
         (method != "cmssf", "train.text_lr", "only cmssf has a text tower"),
         (plain and method != "cmssf", "judge.", "without classes, nothing is measured with labels"),
-        (not choosing, "judge.per_class judge.draws judge.pixels", "judge.fractions is empty"),
+        (
+            not choosing,
+            "judge.per_class judge.draws judge.pixels judge.fine_tune",
+            "judge.fractions is empty",
+        ),
+        (method == "mae", "judge.fine_tune", "a masked autoencoder is always fine-tuned"),
         (not tuned, "fine_tune.", "judge.fine_tune is off, or there are no labels"),
         (
             chosen.fine_tune.steps == 0,
