@@ -18,6 +18,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 from settings import DataConfig
 from sklearn.datasets import load_digits
+from three_pictures import GOOD
 
 from cmssf_lib import files
 from cmssf_lib.captions import COLOURS, DIGIT_WORDS, GROUNDS, SIZES, class_caption, scene_caption
@@ -75,14 +76,6 @@ def some_data(n: int = 10, classes: int = 3, captions: int = 4) -> ImageTextData
 
 
 # --- ImageTextData ----------------------------------------------------------------------------
-
-GOOD = {
-    "images": torch.zeros(3, 3, 4, 4, dtype=torch.uint8),
-    "labels": torch.tensor([0, 1, 1]),
-    "captions": ("a", "b", "b"),
-    "class_names": ("x", "y"),
-    "name": "three pictures",
-}
 
 
 def test_good_data_is_taken():

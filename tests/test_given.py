@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
+from three_pictures import GOOD
 
 from cmssf_lib.data import ImageTextData, batches, with_clues
 from cmssf_lib.evaluate import embed_prompts
 
 pytestmark = pytest.mark.usefixtures("as_shipped")
-GOOD = {
-    "images": torch.zeros(3, 3, 4, 4, dtype=torch.uint8),
-    "labels": torch.tensor([0, 1, 1]),
-    "captions": ("a", "b", "b"),
-    "class_names": ("x", "y"),
-    "name": "three pictures",
-}
 
 
 @pytest.mark.parametrize(

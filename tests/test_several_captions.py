@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from settings import CMSSFConfig, DataConfig, TextConfig, TrainConfig, VisionConfig, new_cmssf
+from three_pictures import GOOD
 from torch import Tensor
 
 from cmssf_lib import cli
@@ -39,14 +40,6 @@ from cmssf_lib.evaluate import (
 from cmssf_lib.losses import duplicate_floor
 from cmssf_lib.machine import step_seed
 from cmssf_lib.train import fit
-
-GOOD = {
-    "images": torch.zeros(3, 3, 4, 4, dtype=torch.uint8),
-    "labels": torch.tensor([0, 1, 1]),
-    "captions": ("a", "b", "b"),
-    "class_names": ("x", "y"),
-    "name": "three pictures",
-}
 
 
 def some_data(n: int) -> ImageTextData:

@@ -5,6 +5,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from cmssf_lib.cli.search import trained_model
+from cmssf_lib.cli.terminal import say
 from cmssf_lib.cli.training import Data
 from cmssf_lib.share import export_towers
 
@@ -26,4 +27,4 @@ def export(
         pictures: Folder of the data that the model was trained on, if the model is a run.
     """
     export_towers(trained_model(model, pictures)[0], to, format=format, pixels=pixels)
-    print(f"both towers, tokenizer.json and export.json are in {to}")
+    say(f"both towers, tokenizer.json and export.json are in {to}")

@@ -26,7 +26,12 @@ Data = Annotated[str | None, tyro.conf.arg(name="data", metavar="FOLDER")]
 
 
 def with_pictures(chosen: Preset, folder: str | None) -> Preset:
-    """Return the preset of a run with its data in another folder, if one is given."""
+    """Return the preset of a run with its data in another folder, if one is given.
+
+    Raises:
+        ValueError: If the run draws its own pictures.
+        FileNotFoundError: If there is no such folder.
+    """
     if folder is None:
         return chosen
     if chosen.data.name == "digit_scenes":
