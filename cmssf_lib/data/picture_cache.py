@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +26,7 @@ from cmssf_lib.files import read_tensors, write_tensors
 CACHE_FORMAT = "cmssf-pictures-4"  # a new number invalidates all existing caches
 AT_ONCE = 256  # pictures decoded before the next ones begin: a fault stops early
 Tensors = Mapping[str, Tensor]
+Pixels = UInt8[np.ndarray, "h w 3"]
 
 
 def cache_folder() -> Path:
@@ -76,46 +77,80 @@ def read_pictures(
     key = hashlib.sha256(repr((str(folder.resolve()), size)).encode()).hexdigest()[:16]
     tensors, about = from_cache(f"images-{key}.safetensors", CACHE_FORMAT)
     faults = json.loads(about.get("faults", "{}"))  # by file
-    if about.get("listing") != digest or (faults and not skip_unreadable):
-        images, faults = _decode(folder, [f.file for f in found], size, skip_unreadable)
+    if about.get("listing") == digest and (skip_unreadable or not faults):
+        tell_left_out(folder, faults, len(found))
+    else:
+        images, faults = _decode(folder, found, size, skip_unreadable)
         tensors = {"images": images}
         about = {"format": CACHE_FORMAT, "listing": digest, "faults": json.dumps(faults)}
         to_cache(f"images-{key}.safetensors", tensors, about)
-    if faults:
-        lost = f"{folder}: {len(faults)} of {len(found)} pictures are left out: "
-        warnings.warn(lost + "; ".join([*faults.values()][:10]), stacklevel=3)
     return tensors["images"], [picture.file for picture in found if picture.file not in faults]
 
 
 def _decode(
-    folder: Path, files: Sequence[str], size: int | None, skip_unreadable: bool
+    folder: Path, found: Sequence[PictureFile], size: int | None, skip_unreadable: bool
 ) -> tuple[UInt8[Tensor, "n 3 h w"], dict[str, str]]:
     """Decode pictures; return them, and for each file that cannot be read the reason."""
 
-    def read(file: str) -> UInt8[np.ndarray, "h w 3"] | str:
-        try:
-            return read_picture(folder / file, size)
-        except ValueError as error:
-            return str(error)
+    def read(picture: PictureFile) -> Pixels:
+        return read_picture(folder / picture.file, size)
 
-    arrays, faults = list[np.ndarray](), dict[str, str]()
-    starts = range(0, len(files), AT_ONCE)
-    with quiet_decoders(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in tqdm(starts, f"reading {folder.name}", leave=False, disable=None):
-            batch = files[start : start + AT_ONCE]
-            for file, got in zip(batch, pool.map(read, batch), strict=True):
-                if not isinstance(got, str):
-                    arrays.append(got)
-                elif skip_unreadable:
-                    faults[file] = got
-                else:
-                    raise ValueError(f"{got}. Repair or delete it, or set skip_unreadable")
-                if arrays and arrays[-1].shape != arrays[0].shape:
-                    side = min(*arrays[0].shape[:2], *arrays[-1].shape[:2], 224)
-                    raise ValueError(
-                        f"{folder}: pictures differ in size (first at {folder / file}): set "
-                        f"image_size, for instance image_size={side - side % 16 or side}"
-                    )
-    if not arrays:
-        raise ValueError(f"none of the {len(files)} pictures in {folder} can be read")
+    arrays, faults = list[Pixels](), dict[str, str]()
+    for batch, read_ones in in_batches(found, read, AT_ONCE, faults, skip_unreadable):
+        for picture, pixels in zip(batch, read_ones, strict=True):
+            if pixels is not None:
+                arrays.append(pixels)
+            if arrays and arrays[-1].shape != arrays[0].shape:
+                side = min(*arrays[0].shape[:2], *arrays[-1].shape[:2], 224)
+                raise ValueError(
+                    f"{folder}: pictures differ in size (first at {folder / picture.file}): set "
+                    f"image_size, for instance image_size={side - side % 16 or side}"
+                )
+    tell_left_out(folder, faults, len(found))
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), faults
+
+
+def in_batches(
+    found: Sequence[PictureFile],
+    read: Callable[[PictureFile], Pixels | None],
+    at_once: int,
+    faults: dict[str, str],
+    skip_unreadable: bool,
+) -> Iterator[tuple[Sequence[PictureFile], Iterator[Pixels | None]]]:
+    """Iterate over batches of files, and over what ``read`` makes of each, in many threads.
+
+    Args:
+        found: The result of `find_pictures`.
+        read: Called for each file. What raises an error becomes ``None``.
+        at_once: Number of files in a batch.
+        faults: For each file that cannot be read, the reason is added here.
+        skip_unreadable: Whether to go on after a batch with such a file.
+
+    Raises:
+        ValueError: If a file cannot be read, and none may be skipped.
+    """
+
+    def attempt(picture: PictureFile) -> Pixels | None:
+        try:
+            return read(picture)
+        except (OSError, ValueError) as error:
+            faults[picture.file] = str(error)
+            return None
+
+    starts = range(0, len(found), at_once)
+    with quiet_decoders(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in tqdm(starts, "reading pictures", leave=False, disable=None):
+            batch = found[start : start + at_once]
+            yield batch, pool.map(attempt, batch)
+            if faults and not skip_unreadable:
+                first = min(faults.values())
+                raise ValueError(f"{first}. Repair or delete it, or set skip_unreadable")
+
+
+def tell_left_out(folder: Path, faults: Mapping[str, str], count: int) -> None:
+    """Warn of files that cannot be read, and refuse a folder in which that is all of them."""
+    if faults:
+        lost = f"{folder}: {len(faults)} of {count} pictures are left out: "
+        warnings.warn(lost + "; ".join(sorted(faults.values())[:10]), stacklevel=4)
+    if len(faults) == count:
+        raise ValueError(f"none of the {count} pictures in {folder} can be read")

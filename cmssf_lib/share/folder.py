@@ -1,23 +1,19 @@
 """Build an index from a folder of pictures, and update it by encoding only what changed."""
 
 import hashlib
-import os
 import time
-import warnings
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from cmssf_lib.data import pictures
-from cmssf_lib.data.pictures import quiet_decoders, read_picture
+from cmssf_lib.data.picture_cache import Pixels, in_batches, tell_left_out
+from cmssf_lib.data.pictures import PictureFile, find_pictures, read_picture
 from cmssf_lib.evaluate import embed_images
 from cmssf_lib.evaluate.embeddings import BATCH
 from cmssf_lib.files import home, require_writable
@@ -26,7 +22,6 @@ from cmssf_lib.share.calibration import Calibration
 from cmssf_lib.share.hub import fingerprint
 from cmssf_lib.share.index import Changes, Index, Picture
 
-Pixels = UInt8[np.ndarray, "h w 3"]
 #: Beside an index that is being made: what is encoded so far, in pieces of at most 5 % of the work.
 UNFINISHED, PIECES = "index.unfinished-{}.parquet", 20
 
@@ -73,7 +68,7 @@ def index_folder(
     root, place = home(folder).resolve(), None if to is None else home(to)
     if place is not None:
         require_writable(place)
-    found, faults, mark = find_pictures(root), list[str](), fingerprint(model)
+    found, mark = find_pictures(root), fingerprint(model)
     before: dict[str, Picture] = {}  # by file
     vectors: dict[str, Float[Tensor, " dim"]] = {}  # by digest
     digests: dict[str, str] = {}  # by file
@@ -86,8 +81,7 @@ def index_folder(
             raise ValueError(f"the old index is of the folder {old.folder}, not of {root}")
         earlier.append(old)
         calibration = calibration or old.calibration
-    pieces = [] if place is None else sorted(place.glob(UNFINISHED.format("*")))
-    for piece in pieces:
+    for piece in [] if place is None else sorted(place.glob(UNFINISHED.format("*"))):
         with suppress(OSError, ValueError):  # then its pictures are encoded again
             if (done := Index.load(piece.parent, piece.name)).model == mark:
                 earlier.append(done)
@@ -95,30 +89,26 @@ def index_folder(
         vectors |= zip(index.rows, index.vectors, strict=True)
         # Take the digests of files whose name, size and time are unchanged.
         known = {p[:3]: p.digest for p in index.pictures if index.folder == root}
-        digests |= {p.file: known[p[:3]] for p in found if p[:3] in known}
+        digests |= {p.file: known[p] for p in found if p in known}
     size, encoded = model.image_encoder.config.image_size, 0
 
-    def read(file: str) -> Pixels | None:
-        """Store a file's digest, or its fault; return the picture if it must be encoded."""
-        path = root / file
-        try:
-            if not path.is_file():  # opening a pipe would wait forever
-                raise ValueError(f"cannot read the picture {path}: not a regular file")
-            with path.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            pixels = None if digest in vectors else read_picture(path, size)
-        except (OSError, ValueError) as error:
-            faults.append(str(error))
-            return None
-        digests[file] = digest
+    def read(picture: PictureFile) -> Pixels | None:
+        """Store a file's digest; return the picture if it must be encoded."""
+        path = root / picture.file
+        if not path.is_file():  # opening a pipe would wait forever
+            raise ValueError(f"cannot read the picture {path}: not a regular file")
+        with path.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        pixels = None if digest in vectors else read_picture(path, size)
+        digests[picture.file] = digest
         return pixels
 
-    def index_of(pictures: Iterable[Picture]) -> Index:
-        """Return an index of those pictures that could be read."""
-        read = tuple(p._replace(digest=digests[p.file]) for p in pictures if p.file in digests)
+    def index_of(files: Iterable[PictureFile]) -> Index:
+        """Return an index of those files that could be read."""
+        read = sorted(Picture(*p, digests[p.file]) for p in files if p.file in digests)
         digests_read = dict.fromkeys(picture.digest for picture in read)
         rows = torch.stack([vectors[digest] for digest in digests_read])  # (n, dim)
-        return Index(rows, read, root, mark, model_name, calibration)
+        return Index(rows, tuple(read), root, mark, model_name, calibration)
 
     def keep() -> None:
         """Write what was encoded since the last piece."""
@@ -126,29 +116,20 @@ def index_folder(
             index_of(fresh).save(place, UNFINISHED.format(time.time_ns()))
         fresh.clear()
 
-    todo, fresh = [picture for picture in found if picture.file not in digests], list[Picture]()
-    starts = range(0, len(todo), BATCH)
+    todo, fresh = [p for p in found if p.file not in digests], list[PictureFile]()
+    faults: dict[str, str] = {}  # by file
     try:
-        with quiet_decoders(), ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in tqdm(starts, "indexing", leave=False, disable=None):
-                batch = todo[start : start + BATCH]
-                pixels = pool.map(read, [picture.file for picture in batch])
-                each = zip(batch, pixels, strict=True)
-                new = _encode(model, {digests[p.file]: x for p, x in each if x is not None})
-                vectors.update(new)
-                fresh += batch
-                encoded += len(new)
-                if faults and not skip_unreadable:
-                    raise ValueError(f"{min(faults)}. Repair or delete it, or set skip_unreadable")
-                if PIECES * (len(fresh) + BATCH) > len(todo):
-                    keep()
+        for batch, pixels in in_batches(todo, read, BATCH, faults, skip_unreadable):
+            each = zip(batch, pixels, strict=True)
+            new = _encode(model, {digests[p.file]: x for p, x in each if x is not None})
+            vectors.update(new)
+            fresh += batch
+            encoded += len(new)
+            if PIECES * (len(fresh) + BATCH) > len(todo):
+                keep()
     finally:
         keep()
-    if faults:
-        skipped = f"{root}: {len(faults)} of {len(found)} pictures are left out: "
-        warnings.warn(skipped + "; ".join(sorted(faults)[:10]), stacklevel=2)
-    if not digests:
-        raise ValueError(f"none of the {len(found)} pictures in {root} can be read")
+    tell_left_out(root, faults, len(found))
     index = index_of(found)
     pictures = index.pictures
     changes = Changes(
@@ -163,11 +144,6 @@ def index_folder(
         for piece in place.glob(f"*{UNFINISHED.format('*')}*"):
             piece.unlink(missing_ok=True)
     return replace(index, changes=changes)
-
-
-def find_pictures(folder: Path) -> list[Picture]:
-    """List the pictures in a folder and all its subfolders, sorted by path, without digests."""
-    return sorted(Picture(*found, digest="") for found in pictures.find_pictures(folder))
 
 
 def _encode(model: CMSSF, pictures: Mapping[str, Pixels]) -> dict[str, Float[Tensor, " dim"]]:
