@@ -4,7 +4,7 @@ import csv
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -54,8 +54,12 @@ def require_writable(folder: Path) -> None:
         raise OSError(error.errno, why) from error
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then move it there atomically.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Offer a temporary file beside ``path`` to be filled, then move it there atomically.
+
+    Yields:
+        The temporary file, which is empty.
 
     Raises:
         OSError: If it cannot be written; a previous file at ``path`` is untouched.
@@ -65,7 +69,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     try:
         unfinished.touch()
         mode = unfinished.stat().st_mode  # as the umask says; safetensors writes for one user only
-        write(unfinished)
+        yield unfinished
         unfinished.chmod(mode)
         with open(unfinished, "rb+") as file:  # Windows only syncs files open for writing
             os.fsync(file.fileno())
@@ -83,7 +87,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file atomically: after a crash either the old or the new one is there."""
-    replace_file(path, lambda unfinished: save_file(dict(tensors), unfinished, dict(metadata)))
+    with replacing(path) as unfinished:
+        save_file(dict(tensors), unfinished, dict(metadata))
 
 
 def read_tensors(
@@ -137,19 +142,16 @@ def lock_folder(folder: Path) -> FileLock:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a compressed ``.npz`` atomically."""
-
-    def write(unfinished: Path) -> None:
-        with open(unfinished, "wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-
-    replace_file(path, write)
+    with replacing(path) as unfinished, open(unfinished, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     whole = text.encode("utf-8", "surrogatepass")  # a command may name a file that is not UTF-8
-    replace_file(path, lambda unfinished: unfinished.write_bytes(whole))
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(whole)
 
 
 def read_json(path: Path) -> Any:
@@ -177,16 +179,11 @@ def read_table(path: Path) -> list[dict[str, float]]:
 
 def write_table(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Write a CSV table of numbers atomically, with a column for every key of any row."""
-
-    def write(unfinished: Path) -> None:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        with open(unfinished, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            for row in rows:
-                writer.writerow({key: f"{value:.8g}" for key, value in row.items()})
-
-    replace_file(path, write)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with replacing(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: f"{value:.8g}" for key, value in row.items()} for row in rows)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -215,12 +215,12 @@ def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_the_system_s_own_full_disk_error_is_recognised(tmp_path):
-    def write(unfinished: Path) -> None:
-        with open("/dev/full", "wb") as full:
-            full.write(b"x" * 100_000)
-
-    with pytest.raises(OSError, match="the disk is full") as caught:
-        files.replace_file(tmp_path / "file", write)
+    with (
+        pytest.raises(OSError, match="the disk is full") as caught,
+        files.replacing(tmp_path / "file"),
+        open("/dev/full", "wb") as full,
+    ):
+        full.write(b"x" * 100_000)
     assert caught.value.errno == errno.ENOSPC
 
 

@@ -19,16 +19,8 @@ import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.errors import HFValidationError
 
+from cmssf_lib import files
 from cmssf_lib.encoders import ImageEncoder, TextConfig, TextEncoder, VisionConfig
-from cmssf_lib.files import (
-    home,
-    read_json,
-    read_tensors,
-    replace_file,
-    require_writable,
-    write_json,
-    write_tensors,
-)
 from cmssf_lib.methods import CMSSF, CMSSFConfig
 from cmssf_lib.runs import Run
 from cmssf_lib.settings import from_json
@@ -54,8 +46,8 @@ def save_pretrained(model: CMSSF, folder: str | Path, *, run: Run | None = None)
             that no save wrote.
         OSError: If it cannot be written.
     """
-    folder = home(folder)
-    require_writable(folder)
+    folder = files.home(folder)
+    files.require_writable(folder)
     _require_own_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _put_in_place(folder)
@@ -102,7 +94,7 @@ def from_pretrained(folder_or_name: str | Path, **hub_settings: Any) -> CMSSF:
         ValueError: If the folder holds another kind of model, a later format, a damaged model,
             or weights that do not fit the configuration.
     """
-    folder = home(folder_or_name)
+    folder = files.home(folder_or_name)
     if not folder.is_dir():
         try:
             folder = Path(snapshot_download(str(folder_or_name), **hub_settings))
@@ -112,7 +104,7 @@ def from_pretrained(folder_or_name: str | Path, **hub_settings: Any) -> CMSSF:
                 "available for download: name a saved model's folder, or check the network"
             ) from error
     config = _read_config(_part(folder, CONFIG))
-    tensors, _ = read_tensors(_part(folder, WEIGHTS), "pt")
+    tensors, _ = files.read_tensors(_part(folder, WEIGHTS), "pt")
     try:
         text = from_json(TextConfig, config["text"])
         parts = _part(folder, "text") if text.kind == "pretrained" else None
@@ -157,20 +149,21 @@ def _write(model: CMSSF, folder: Path, run: Run | None) -> None:
         text.save_parts(folder / "text")
         words = []
     parts = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
-    files = [CONFIG, "README.md", WEIGHTS, *parts]
-    write_tensors(folder / WEIGHTS, _weights(model), {"format": "pt"})
+    written = [CONFIG, "README.md", WEIGHTS, *parts]
+    files.write_tensors(folder / WEIGHTS, _weights(model), {"format": "pt"})
     content = {
         "format": FORMAT,
-        "files": sorted(files),  # the next save into the folder replaces these and no others
+        "files": sorted(written),  # the next save into the folder replaces these and no others
         # The saved weights are complete, so reading needs no pretrained ones and no image task.
         "vision": asdict(replace(model.image_encoder.config, weights="")),
         "text": asdict(text.config),
         "cmssf": asdict(replace(model.config, image_loss="")),
         "words": words,
     }
-    write_json(folder / CONFIG, content)
+    files.write_json(folder / CONFIG, content)
     card = ModelCard.from_template(ModelCardData(), str(CARD), run=run, words=len(words))
-    replace_file(folder / "README.md", card.save)
+    with files.replacing(folder / "README.md") as unfinished:
+        card.save(unfinished)
 
 
 def _require_own_folder(folder: Path) -> None:
@@ -215,7 +208,7 @@ def _part(folder: Path, name: str) -> Path:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """Read a model's config.json, and refuse one of anything else, such as a run."""
-    config = read_json(path)
+    config = files.read_json(path)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ValueError(f"{path} does not describe a CMSSF model: expected the format {FORMAT!r}")
     return config

@@ -20,14 +20,14 @@ from torch import Tensor
 from cmssf_lib.data import ImageTextData
 from cmssf_lib.evaluate import embed_images, embed_texts
 from cmssf_lib.evaluate.embeddings import Given
-from cmssf_lib.files import home, replace_file
+from cmssf_lib.files import home, replacing
 from cmssf_lib.methods import CMSSF
 from cmssf_lib.share.calibration import Calibration
 from cmssf_lib.share.exact import nearest
 from cmssf_lib.share.hub import fingerprint
 
 FORMAT = "cmssf-index-2"
-NAME, OLD_NAME = "index.parquet", "index.safetensors"
+NAME = "index.parquet"
 Asked = Sequence[str] | Given  # sentences or pictures
 
 
@@ -172,8 +172,8 @@ class Index:
         more = {"format": FORMAT, "calibration": self.calibration, "beside": beside}
         about = {"cmssf": json.dumps(facts | more)}
         table = pa.table(columns).replace_schema_metadata(about)
-        options = {"use_dictionary": False, "write_page_checksum": True}
-        replace_file(path, lambda new: parquet.write_table(table, new, **options))
+        with replacing(path) as new:
+            parquet.write_table(table, new, use_dictionary=False, write_page_checksum=True)
 
     @classmethod
     def load(cls, folder: str | Path, name: str = NAME) -> "Index":
@@ -184,12 +184,10 @@ class Index:
 
         Raises:
             FileNotFoundError: If there is no index.
-            ValueError: If its file is damaged, of another kind, or of an earlier version.
+            ValueError: If its file is damaged or of another kind.
         """
         path = home(folder) / name
         if not path.is_file():
-            if (old := path.with_name(OLD_NAME)).is_file():
-                raise ValueError(f"{old} is of an earlier version: index again, then delete it")
             raise FileNotFoundError(f"no index in {folder}: make one with `cmssf index`")
         with path.open("rb") as file:
             try:
@@ -203,12 +201,10 @@ class Index:
                         facts = {k: str(moved) if v == known else v for k, v in facts.items()}
                 if facts["calibration"] is not None:
                     facts["calibration"] = Calibration(*facts["calibration"])
-                names = ("files", "times", "size", "digest")
-                rows = zip(*(table[name].to_pylist() for name in names), strict=True)
                 pictures = sorted(
-                    Picture(_unescaped(file), size, time, digest)
-                    for files, times, size, digest in rows
-                    for file, time in zip(files, times, strict=True)
+                    Picture(_unescaped(file), row["size"], time, row["digest"])
+                    for row in table.drop_columns("vector").to_pylist()
+                    for file, time in zip(row["files"], row["times"], strict=True)
                 )
                 numbers = table["vector"].combine_chunks().flatten().to_numpy()
                 vectors = torch.tensor(numbers).view(len(table), -1)  # (n, dim)
