@@ -24,7 +24,7 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import ExifTags, Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 with suppress(ImportError):  # optional: pictures of iPhones
@@ -40,17 +40,6 @@ ENDINGS = tuple(end for end, kind in Image.registered_extensions().items() if ki
 # Endings of pictures that can be missing in ENDINGS and that `mimetypes` may not know.
 RAW = ("dng", "cr2", "cr3", "nef", "arw", "orf", "raf", "rw2")
 OTHERS = {f".{kind}" for kind in (*RAW, "heic", "heif", "hif", "avif", "eps", "jxl", "svg", "wmf")}
-T = Image.Transpose
-TURNS = (
-    T.FLIP_LEFT_RIGHT,
-    T.ROTATE_180,
-    T.FLIP_TOP_BOTTOM,
-    T.TRANSPOSE,
-    T.ROTATE_270,
-    T.TRANSVERSE,
-)
-# What makes a picture upright, by the orientation in its EXIF data.
-UPRIGHT = dict(zip(range(2, 9), (*TURNS, T.ROTATE_90), strict=True))
 BITS, MEANING_OF_ZERO = 258, 262  # tags of TIFF
 
 #: A picture in memory; if it is an array, (h, w) or (h, w, 3 or 4).
@@ -165,18 +154,18 @@ def as_rgb(picture: Image.Image) -> Image.Image:
         Exception: Of other kinds, if Pillow cannot decode it.
     """
     picture.load()  # first: a PNG may hold its EXIF data behind the pixels, and TIFF turns itself
-    turn = None
-    with suppress(Exception):  # faults in EXIF data do not spoil the pixels
-        turn = UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    facts = picture.info
     if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
         picture = _eight_bits(picture)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
-    if picture.mode != "RGB":
-        picture = picture.convert("RGB")
-    return picture if turn is None else picture.transpose(turn)
+    picture = picture.convert("RGB")
+    picture.info = dict(facts)
+    with suppress(Exception):  # faults in EXIF data do not spoil the pixels
+        ImageOps.exif_transpose(picture, in_place=True)
+    return picture
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
