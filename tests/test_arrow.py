@@ -405,8 +405,8 @@ def test_load_opens_them(folder, disk):
         ({"path": None}, "arrow needs a folder"),
         ({"pixel_noise": 0.1}, "set pixel_noise=0"),
         ({"sound": "same"}, "set sound='none'"),
-        ({"captions": "a.csv"}, "needs name='image_folder'"),
-        ({"skip_unreadable": True}, "needs name='image_folder'"),
+        ({"captions": "a.csv"}, "needs a folder of pictures"),
+        ({"skip_unreadable": True}, "needs a folder of pictures"),
     ],
 )
 def test_settings_that_cannot_act_are_refused(folder, changes, message, monkeypatch):

@@ -1116,9 +1116,18 @@ def test_the_strength_of_the_noise_leaves_everything_else_alone():
         ({"sound": "loud"}, "sound: .* 'none', 'same' or 'any', got 'loud'"),
         ({"pixel_noise": -0.1}, "pixel_noise: .* or equal to 0, got -0.1"),
         ({"sound_noise": -0.1}, "sound_noise: .* or equal to 0, got -0.1"),
-        ({"name": "cifar10", "sound": "same"}, "photographs have no sound: set sound='none'"),
-        ({"name": "image_folder", "path": "x", "sound": "any"}, "photographs have no sound"),
-        ({"flavour": "two", "sound": "same"}, "two digits have no sound: set sound='none'"),
+        (
+            {"name": "cifar10", "sound": "same"},
+            "only one-digit scenes have sounds: set sound='none'",
+        ),
+        (
+            {"name": "image_folder", "path": "x", "sound": "any"},
+            "only one-digit scenes have sounds",
+        ),
+        (
+            {"flavour": "two", "sound": "same"},
+            "only one-digit scenes have sounds: set sound='none'",
+        ),
         ({"flavour": "two", "text": "clue"}, "two digits come with a question: set text='caption'"),
     ],
 )

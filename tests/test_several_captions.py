@@ -318,7 +318,7 @@ def test_colour_scenes_are_told_in_parts_too():
 @pytest.mark.usefixtures("as_shipped")
 @pytest.mark.parametrize("where", [{"flavour": "plain"}, {"flavour": "two"}, {"name": "cifar10"}])
 def test_only_colour_scenes_are_told_in_parts(where):
-    with pytest.raises(ValueError, match="only captions of colour scenes have parts: set flavour"):
+    with pytest.raises(ValueError, match="only colour scenes have parts: set another text"):
         load(DataConfig(**{"flavour": "colour", **where}, text="parts"))
     plain = digit_scenes("plain", train=1, test=1).train
     with pytest.raises(ValueError, match="plain: only captions of colour scenes can be taken"):

@@ -90,48 +90,40 @@ def load(config: DataConfig) -> Splits:
     """
     place = config.path or os.environ.get("CMSSF_DATA")
     _require_possible(config, place)
-    sizes = {"train": config.train, "test": config.test, "image_size": config.image_size}
-    how: dict[str, Any] = {
-        "image_size": config.image_size,
-        "captions": config.captions,
-        "skip_unreadable": config.skip_unreadable,
-    }
+    root, size, skip = str(place), config.image_size, config.skip_unreadable
+    how: dict[str, Any] = {"captions": config.captions, "skip_unreadable": skip}
+    scenes = {"train": config.train, "test": config.test, "image_size": size, "seed": config.seed}
     if config.name == "cifar10":
         splits = cifar10(config.path)
     elif config.name == "image_folder":
-        splits = image_folder(str(place), **how)
+        splits = image_folder(root, image_size=size, **how)
     elif config.name == "plain_folder":
-        splits = plain_folder(str(place), test=config.test, **how)
+        splits = plain_folder(root, image_size=size, test=config.test, **how)
     elif config.name == "arrow":
-        splits = arrow_folder(str(place), image_size=config.image_size)
+        splits = arrow_folder(root, image_size=size)
     elif config.flavour == "two":
-        splits = digit_questions(**sizes, seed=config.seed)
+        splits = digit_questions(**scenes)
     else:
-        splits = digit_scenes(config.flavour, **sizes, seed=config.seed)
+        splits = digit_scenes(config.flavour, **scenes)
     return Splits(*(_changed(data, config, split) for split, data in enumerate(splits)))
 
 
 def _require_possible(config: DataConfig, place: str | None) -> None:
     """Raise a ValueError for contradictory fields, before any file is read."""
     scenes, folder = config.name == "digit_scenes", config.name.endswith("_folder")
-    arrow = config.name == "arrow"
-    two, sound = scenes and config.flavour == "two", config.sound != "none"
+    arrow, flavour = config.name == "arrow", config.flavour if scenes else ""
+    lacking = (folder or arrow) and not place
+    text, parts, sound = config.text, config.text == "parts", config.sound != "none"
+    two = flavour == "two"
     for impossible, message in (
         (config.captions and not folder, "a captions table needs a folder of pictures"),
         (config.skip_unreadable and not folder, "skip_unreadable needs a folder of pictures"),
-        (config.captions and config.text != "caption", "a captions table needs text='caption'"),
-        (sound and not scenes, "photographs have no sound: set sound='none'"),
-        (sound and two, "scenes with two digits have no sound: set sound='none'"),
-        (
-            config.text == "parts" and not (scenes and config.flavour == "colour"),
-            "only captions of colour scenes have parts: set flavour='colour', or another text",
-        ),
-        (two and config.text != "caption", "two digits come with a question: set text='caption'"),
+        (config.captions and text != "caption", "a captions table needs text='caption'"),
+        (parts and flavour != "colour", "only colour scenes have parts: set another text"),
+        (two and text != "caption", "two digits come with a question: set text='caption'"),
+        (sound and (two or not scenes), "only one-digit scenes have sounds: set sound='none'"),
         (arrow and config.pixel_noise, "pictures on disk get no noise: set pixel_noise=0"),
-        (
-            (arrow or folder) and not place,
-            f"{config.name} needs a folder: set data.path or CMSSF_DATA",
-        ),
+        (lacking, f"{config.name} needs a folder: set data.path or CMSSF_DATA"),
     ):
         if impossible:
             raise ValueError(message)
