@@ -23,7 +23,7 @@ from sklearn.neighbors import NearestNeighbors
 from tensor_sizes import LargestTensor
 from torch import Tensor
 
-from cmssf_lib.data import ImageTextData
+from cmssf_lib.data import ImageTextData, picture_cache
 from cmssf_lib.encoders import ImageEncoder
 from cmssf_lib.evaluate import embed_images, embed_prompts, embed_texts, zero_shot
 from cmssf_lib.methods import CMSSF, SimCLR
@@ -248,7 +248,7 @@ def test_no_more_than_a_batch_of_pictures_is_in_memory(model, tmp_path, monkeypa
     monkeypatch.setattr(folder, "embed_images", sized)
     whole = index_folder(model, tmp_path)
     sizes.clear()
-    monkeypatch.setattr(folder, "BATCH", 4)
+    monkeypatch.setattr(picture_cache, "AT_ONCE", 4)
     most = 0
     in_batches = index_folder(model, tmp_path)
     assert sizes == [4] * 7 + [2]
@@ -757,29 +757,19 @@ def test_a_damaged_index_is_refused(model, pictures, tmp_path, fault):
         Index.load(tmp_path)
 
 
-def test_an_index_of_an_earlier_version_is_refused_in_one_sentence(model, pictures, tmp_path):
-    (tmp_path / "index.safetensors").touch()
-    with pytest.raises(
-        ValueError, match=r"index\.safetensors is of an earlier version: index again"
-    ):
-        Index.load(tmp_path)
-    index_folder(model, pictures, to=tmp_path)
-    assert len(Index.load(tmp_path)) == 5
-
-
 # --- work that is kept, and what was moved ----------------------------------------------------
 
 INDEXING = """
 import sys
 sys.path.insert(0, {tests!r})
-from test_share_index import folder, new_model
+from test_share_index import folder, new_model, picture_cache
 encode = folder.embed_images
 def told(model, images):
     made = encode(model, images)
     print(len(images), flush=True)
     return made
 folder.embed_images = told
-folder.BATCH = {batch}
+picture_cache.AT_ONCE = {batch}
 folder.index_folder(new_model(), {root!r}, to={to!r})
 """
 
@@ -818,7 +808,7 @@ def test_a_process_that_is_killed_while_indexing_loses_a_twentieth(
     process.wait()
     assert not (tmp_path / "index.parquet").exists()
     (tmp_path / ".index.unfinished-1.parquet.1.tmp").touch()  # as if killed in the midst of writing
-    monkeypatch.setattr(folder, "BATCH", 10)
+    monkeypatch.setattr(picture_cache, "AT_ONCE", 10)
     counts = count_encoded(monkeypatch)
     index = index_folder(model, tmp_path / "pictures", to=tmp_path)
     assert done + sum(counts) <= 400 + 400 // 20
@@ -843,7 +833,7 @@ def test_what_was_encoded_before_an_error_is_kept(error, model, tmp_path, monkey
             raise error or ValueError(f"cannot read the picture {path}: junk")
         return read(path, size)
 
-    monkeypatch.setattr(folder, "BATCH", 10)
+    monkeypatch.setattr(picture_cache, "AT_ONCE", 10)
     monkeypatch.setattr(folder, "read_picture", fail)
     with pytest.raises(error or ValueError):
         index_folder(model, tmp_path / "pictures", to=tmp_path / "index")

@@ -128,12 +128,11 @@ def _stored(table: Any, image_size: int | None, what: str) -> StoredPictures:
         found = table[rows]["image"]
         if arrays:
             return found
-        if bare := [
-            row for row, own in zip(rows, found, strict=True) if not (own and own["bytes"])
-        ]:
-            raise ValueError(
-                f"{what}: row {bare[0]} holds no picture, or only a path: save_to_disk"
-            )
+        for row, own in zip(rows, found, strict=True):
+            if not (own and own["bytes"]):
+                raise ValueError(
+                    f"{what}: row {row} holds no picture, or only a path: save_to_disk"
+                )
         return [own["bytes"] for own in found]
 
     def read(rows: list[int]) -> UInt8[np.ndarray, "b 3 height width"]:

@@ -12,16 +12,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from cmssf_lib.captions import COLOURS, DIGIT_WORDS, GROUNDS, SIZES, named_by_class, scene_parts
+from cmssf_lib.data import scenes
 from cmssf_lib.data.image_text import ImageTextData
-from cmssf_lib.data.scenes import (
-    SAMPLE_RATE,
-    TONE_SECONDS,
-    gaussian,
-    generator,
-    to_uint8,
-    tones,
-    uniform,
-)
 from cmssf_lib.machine import step_seed
 
 MATCHES = ("different", "same")
@@ -77,7 +69,7 @@ def with_clues(data: ImageTextData, clues: Mapping[str, Sequence[str]], seed: in
     if silent := [name for name, own in zip(data.class_names, true, strict=True) if not own]:
         raise ValueError(f"{data.name}: no clue is true of the class(es) {', '.join(silent)}")
     # Draw fractions of a list's length, because the classes have different numbers of clues.
-    draws = uniform(len(data), 0, 1, generator(seed)).tolist()
+    draws = scenes.uniform(len(data), 0, 1, scenes.generator(seed)).tolist()
     choices = [true[label] for label in data.labels.tolist()]
     captions = tuple(c[int(draw * len(c))] for c, draw in zip(choices, draws, strict=True))
     return replace(data, captions=captions, name=f"{data.name}, with clues")
@@ -115,8 +107,8 @@ def with_tones(data: ImageTextData, kind: str, *, noise: float, seed: int) -> Im
     if kind == "any":
         random = torch.Generator().manual_seed(step_seed(seed, 0))
         other = (seen + torch.randint(1, 10, seen.shape, generator=random)) % 10
-        heard = torch.where(uniform(len(data), 0, 1, random) < 0.5, seen, other)
-    sounds = tones(heard, seed=step_seed(seed, 1), noise=noise, sounding=TONE_SECONDS)
+        heard = torch.where(scenes.uniform(len(data), 0, 1, random) < 0.5, seen, other)
+    sounds = scenes.tones(heard, seed=step_seed(seed, 1), noise=noise, sounding=scenes.TONE_SECONDS)
     data = replace(data, sounds=sounds.to(device))
     if kind == "same":
         return data
@@ -147,12 +139,11 @@ def noisy_pixels(data: ImageTextData, deviation: float, seed: int) -> ImageTextD
     Raises:
         ValueError: If the deviation is negative.
     """
-    random = generator(seed)
-    blocks = [
-        to_uint8(block.float() / 255 + gaussian(block.shape, deviation, random).to(block.device))
-        for block in data.images.split(BLOCK)
-    ]
-    return replace(data, images=torch.cat(blocks))
+    random, noisy = scenes.generator(seed), []
+    for block in data.images.split(BLOCK):
+        noise = scenes.gaussian(block.shape, deviation, random).to(block.device)
+        noisy.append(scenes.to_uint8(block.float() / 255 + noise))
+    return replace(data, images=torch.cat(noisy))
 
 
 def noisy_sounds(data: ImageTextData, deviation: float, seed: int) -> ImageTextData:
@@ -167,7 +158,7 @@ def noisy_sounds(data: ImageTextData, deviation: float, seed: int) -> ImageTextD
         ValueError: If the deviation is negative or the data has no sounds.
     """
     sounds = _sounds(data)
-    added = gaussian(sounds.shape, deviation, generator(seed))
+    added = scenes.gaussian(sounds.shape, deviation, scenes.generator(seed))
     return replace(data, sounds=sounds + added.to(sounds.device))
 
 
@@ -185,9 +176,9 @@ def delayed(data: ImageTextData, seconds: float) -> ImageTextData:
         ValueError: If the delay is out of this range, or the data has no sounds.
     """
     sounds = _sounds(data)
-    samples, length = round(seconds * SAMPLE_RATE), sounds.shape[1]
+    samples, length = round(seconds * scenes.SAMPLE_RATE), sounds.shape[1]
     if not 0 <= samples <= length:
-        raise ValueError(f"seconds must be from 0 to {length / SAMPLE_RATE}; got {seconds}")
+        raise ValueError(f"seconds must be from 0 to {length / scenes.SAMPLE_RATE}; got {seconds}")
     return replace(data, sounds=sounds.roll(samples, dims=1))
 
 
@@ -217,7 +208,7 @@ def mispaired(data: ImageTextData, modality: str, rate: float, seed: int) -> Ima
     count = round(rate * n)
     if n == 1 and count:
         raise ValueError(f"{data.name} has only one picture, so no other {modality} to give it")
-    order = torch.randperm(n, generator=generator(seed))
+    order = torch.randperm(n, generator=scenes.generator(seed))
     source = torch.arange(n)
     source[order[:count]] = order[1:2] if count == 1 else order[:count].roll(1)
     if sounds is not None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ CACHE_FORMAT = "cmssf-pictures-4"  # a new number invalidates all existing cache
 AT_ONCE = 256  # pictures decoded before the next ones begin: a fault stops early
 Tensors = Mapping[str, Tensor]
 Pixels = UInt8[np.ndarray, "h w 3"]
+T = TypeVar("T")
 
 
 def cache_folder() -> Path:
@@ -96,12 +98,11 @@ def _decode(
         return read_picture(folder / picture.file, size)
 
     arrays, faults = list[Pixels](), dict[str, str]()
-    for batch, read_ones in in_batches(found, read, AT_ONCE, faults, skip_unreadable):
-        for picture, pixels in zip(batch, read_ones, strict=True):
-            if pixels is not None:
-                arrays.append(pixels)
-            if arrays and arrays[-1].shape != arrays[0].shape:
-                side = min(*arrays[0].shape[:2], *arrays[-1].shape[:2], 224)
+    for batch in in_batches(found, read, faults, skip_unreadable):
+        arrays += batch.values()
+        for picture, pixels in batch.items():
+            if pixels.shape != arrays[0].shape:
+                side = min(*arrays[0].shape[:2], *pixels.shape[:2], 224)
                 raise ValueError(
                     f"{folder}: pictures differ in size (first at {folder / picture.file}): set "
                     f"image_size, for instance image_size={side - side % 16 or side}"
@@ -112,36 +113,35 @@ def _decode(
 
 def in_batches(
     found: Sequence[PictureFile],
-    read: Callable[[PictureFile], Pixels | None],
-    at_once: int,
+    read: Callable[[PictureFile], T],
     faults: dict[str, str],
     skip_unreadable: bool,
-) -> Iterator[tuple[Sequence[PictureFile], Iterator[Pixels | None]]]:
-    """Iterate over batches of files, and over what ``read`` makes of each, in many threads.
+) -> Iterator[dict[PictureFile, T]]:
+    """Yield what ``read`` makes of each file that it can read, a batch at a time, in many threads.
 
     Args:
         found: The result of `find_pictures`.
-        read: Called for each file. What raises an error becomes ``None``.
-        at_once: Number of files in a batch.
+        read: Called for each file.
         faults: For each file that cannot be read, the reason is added here.
-        skip_unreadable: Whether to go on after a batch with such a file.
+        skip_unreadable: Go on after a batch with such a file.
 
     Raises:
         ValueError: If a file cannot be read, and none may be skipped.
     """
 
-    def attempt(picture: PictureFile) -> Pixels | None:
+    def attempt(picture: PictureFile) -> T | None:
         try:
             return read(picture)
         except (OSError, ValueError) as error:
             faults[picture.file] = str(error)
             return None
 
-    starts = range(0, len(found), at_once)
+    starts = range(0, len(found), AT_ONCE)
     with quiet_decoders(), ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in tqdm(starts, "reading pictures", leave=False, disable=None):
-            batch = found[start : start + at_once]
-            yield batch, pool.map(attempt, batch)
+            batch = found[start : start + AT_ONCE]
+            made: Any = zip(batch, pool.map(attempt, batch), strict=True)
+            yield {picture: got for picture, got in made if picture.file not in faults}
             if faults and not skip_unreadable:
                 first = min(faults.values())
                 raise ValueError(f"{first}. Repair or delete it, or set skip_unreadable")

@@ -125,21 +125,18 @@ def image_folder(
             pictures, a picture cannot be read, sizes differ, or captions and pictures do not match.
     """
     root = home(path)
-    classes, listed = list[str](), dict[str, list[PictureFile]]()
-    for split in SPLITS:
-        own, listed[split] = list_pictures(root / split)
-        if different := sorted({*(classes or own)} ^ {*own}):
-            raise ValueError(f"{root}: train and test hold different classes: {different[:5]}")
-        classes = own
-    said = _said(root, captions, [f"{s}/{p.file}" for s in SPLITS for p in listed[s]])
+    (classes, train), (others, test) = (list_pictures(root / split) for split in SPLITS)
+    if different := sorted({*classes} ^ {*others}):
+        raise ValueError(f"{root}: train and test hold different classes: {different[:5]}")
+    listed = {"train": train, "test": test}
+    said = _said(root, captions, [f"{s}/{p.file}" for s, found in listed.items() for p in found])
     number, splits = {label: i for i, label in enumerate(classes)}, []
-    for split in SPLITS:
-        images, files = read_pictures(root / split, listed[split], image_size, skip_unreadable)
+    for split, found in listed.items():
+        images, files = read_pictures(root / split, found, image_size, skip_unreadable)
         _require_all(root / split, classes, files)
         labels = torch.tensor([number[file.split("/")[0]] for file in files])
-        texts = (
-            tuple(said[f"{split}/{f}"] for f in files) if said else named_by_class(labels, classes)
-        )
+        own = tuple(said[f"{split}/{file}"] for file in files) if said else None
+        texts = own or named_by_class(labels, classes)
         shown = f"{name or root.absolute().name} {split}"
         splits.append(ImageTextData(images, labels, texts, tuple(classes), shown))
     return Splits(*splits)

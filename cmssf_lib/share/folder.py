@@ -2,12 +2,11 @@
 
 import hashlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,7 +14,6 @@ from torch import Tensor
 from cmssf_lib.data.picture_cache import Pixels, in_batches, tell_left_out
 from cmssf_lib.data.pictures import PictureFile, find_pictures, read_picture
 from cmssf_lib.evaluate import embed_images
-from cmssf_lib.evaluate.embeddings import BATCH
 from cmssf_lib.files import home, require_writable
 from cmssf_lib.methods import CMSSF
 from cmssf_lib.share.calibration import Calibration
@@ -112,21 +110,23 @@ def index_folder(
 
     def keep() -> None:
         """Write what was encoded since the last piece."""
-        if place is not None and any(p.file in digests for p in fresh):
+        if place is not None and fresh:
             index_of(fresh).save(place, UNFINISHED.format(time.time_ns()))
         fresh.clear()
 
     todo, fresh = [p for p in found if p.file not in digests], list[PictureFile]()
     faults: dict[str, str] = {}  # by file
     try:
-        for batch, pixels in in_batches(todo, read, BATCH, faults, skip_unreadable):
-            each = zip(batch, pixels, strict=True)
-            new = _encode(model, {digests[p.file]: x for p, x in each if x is not None})
-            vectors.update(new)
+        for batch in in_batches(todo, read, faults, skip_unreadable):
+            new = {digests[p.file]: pixels for p, pixels in batch.items() if pixels is not None}
+            if new:
+                vectors |= zip(new, embed_images(model, [*new.values()]), strict=True)
             fresh += batch
             encoded += len(new)
-            if PIECES * (len(fresh) + BATCH) > len(todo):
+            if PIECES * (len(fresh) + len(batch)) > len(todo):
                 keep()
+            batch.clear()  # before the next one is read
+            new.clear()
     finally:
         keep()
     tell_left_out(root, faults, len(found))
@@ -144,11 +144,3 @@ def index_folder(
         for piece in place.glob(f"*{UNFINISHED.format('*')}*"):
             piece.unlink(missing_ok=True)
     return replace(index, changes=changes)
-
-
-def _encode(model: CMSSF, pictures: Mapping[str, Pixels]) -> dict[str, Float[Tensor, " dim"]]:
-    """Return the vector of each picture, under the same key."""
-    if not pictures:
-        return {}
-    images = torch.from_numpy(np.stack(list(pictures.values()))).permute(0, 3, 1, 2).contiguous()
-    return dict(zip(pictures, embed_images(model, images), strict=True))
