@@ -19,7 +19,7 @@ from test_train import TINY, same_weights
 
 from cmssf_lib import cli, evaluate
 from cmssf_lib.build import build
-from cmssf_lib.cli import measure
+from cmssf_lib.cli.require import require_measurable
 from cmssf_lib.data import (
     ImageTextData,
     StoredPictures,
@@ -419,7 +419,7 @@ def test_pixels_as_a_baseline_are_refused_before_the_training(disk):
     chosen = preset("quick", "simclr")
     chosen = replace(chosen, judge=replace(chosen.judge, pixels=True))
     with pytest.raises(ValueError, match=r"set judge\.pixels=False"):
-        measure.require_measurable(disk.train, disk.test, chosen, "simclr")
+        require_measurable(disk, disk.test, chosen, "simclr")
 
 
 def test_the_shell_trains_and_measures_on_them(folder, tmp_path, capsys):

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from cmssf_lib.captions import COLOURS, DIGIT_WORDS, GROUNDS, SIZES, named_by_class, scene_parts
+from cmssf_lib.captions import DIGIT_WORDS, named_by_class, scene_parts
 from cmssf_lib.data import scenes
 from cmssf_lib.data.image_text import ImageTextData
 from cmssf_lib.machine import step_seed
@@ -39,10 +39,9 @@ def with_scene_parts(data: ImageTextData) -> ImageTextData:
     Raises:
         ValueError: If the data are not colour scenes.
     """
-    lists = {"colour": tuple(COLOURS), "ground": tuple(GROUNDS), "size": SIZES}
-    if data.class_names != DIGIT_WORDS or not lists.keys() <= data.attributes.keys():
+    if data.class_names != DIGIT_WORDS or not scenes.WORDS.keys() <= data.attributes.keys():
         raise ValueError(f"{data.name}: only captions of colour scenes can be taken apart")
-    facts = [[words[i] for i in data.attributes[k].tolist()] for k, words in lists.items()]
+    facts = scenes.in_words(data.attributes)
     captions = tuple(map(scene_parts, data.labels.tolist(), *facts))
     return replace(data, captions=captions, name=f"{data.name}, with parts of captions")
 

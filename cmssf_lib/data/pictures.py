@@ -74,9 +74,8 @@ def find_pictures(folder: Path, inside: Iterable[str] = ("",)) -> list[PictureFi
         raise error
 
     found, left_out = list[PictureFile](), Counter[str]()
-    for place, folders, names in chain.from_iterable(
-        os.walk(folder / i, onerror=refuse) for i in inside
-    ):
+    walks = (os.walk(folder / start, onerror=refuse) for start in inside)
+    for place, folders, names in chain.from_iterable(walks):
         folders[:] = [name for name in folders if name[0] != "."]  # os.walk enters only these
         within = Path(place).relative_to(folder).as_posix()
         for name in names:

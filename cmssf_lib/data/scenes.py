@@ -33,7 +33,8 @@ TURN = 0.25  # largest rotation either way, in radians
 Index = Int64[Tensor, " n"]
 Shape = int | tuple[int, ...]
 Bound = float | Float[Tensor, " n"]
-FLAVOURS = ("plain", "tinted", "colour")
+#: What the attributes of a colour scene are indices into.
+WORDS = {"colour": tuple(COLOURS), "ground": tuple(GROUNDS), "size": SIZES}
 
 
 def digit_scenes(
@@ -62,8 +63,8 @@ def digit_scenes(
     Raises:
         ValueError: If the flavour is unknown, or a number is too small.
     """
-    if flavour not in FLAVOURS:
-        raise ValueError(f"unknown flavour {flavour!r}; choose one of {', '.join(FLAVOURS)}")
+    if flavour not in ("plain", "tinted", "colour"):
+        raise ValueError(f"unknown flavour {flavour!r}; choose one of plain, tinted, colour")
     seeds = [2 * seed, 2 * seed + 1]
     return both_splits(partial(_compose, flavour), train, test, image_size, seeds)
 
@@ -105,20 +106,15 @@ def _compose(flavour: str, n: int, digit_ids: Index, size: int, seed: int) -> Im
     chosen = digit_ids[torch.randint(len(digit_ids), (n,), generator=random)]
     ink, labels = ink[chosen], written[chosen]
     attributes = {"digit_id": chosen}
-
     if flavour == "colour":
-        for key, words in (("colour", COLOURS), ("ground", GROUNDS), ("size", SIZES)):
+        for key, words in WORDS.items():
             attributes[key] = torch.randint(len(words), (n,), generator=random)
         low, high = torch.tensor(SIDES, dtype=torch.float32)[attributes["size"]].T
         ink = place(ink, uniform(n, low, high, random), size, random)
         colour = inks(attributes["colour"], random)
         ground = grounds(attributes["ground"], size, random)
         images = ink * colour[:, :, None, None] + (1 - ink) * ground
-        facts = torch.stack([labels, *(attributes[k] for k in ("colour", "ground", "size"))], dim=1)
-        captions = tuple(
-            scene_caption(digit, tuple(COLOURS)[colour], tuple(GROUNDS)[ground], SIZES[side])
-            for digit, colour, ground, side in facts.tolist()
-        )
+        captions = tuple(map(scene_caption, labels.tolist(), *in_words(attributes)))
     else:
         images = place(ink, uniform(n, *PLAIN_SIDE, random), size, random).expand(n, 3, size, size)
         if flavour == "tinted":
@@ -128,6 +124,11 @@ def _compose(flavour: str, n: int, digit_ids: Index, size: int, seed: int) -> Im
         captions = named_by_class(labels, DIGIT_WORDS)
     name = f"digit scenes, {flavour}"
     return ImageTextData(to_uint8(images), labels, captions, DIGIT_WORDS, name, attributes)
+
+
+def in_words(attributes: Mapping[str, Tensor]) -> list[list[str]]:
+    """Return the colours, the grounds and the sizes of colour scenes, in words."""
+    return [[words[i] for i in attributes[key].tolist()] for key, words in WORDS.items()]
 
 
 def place(
