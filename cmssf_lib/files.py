@@ -102,16 +102,10 @@ def read_tensors(
     """
     with open(path, "rb"):  # safetensors would say of a file that may not be read: it is missing
         pass
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            # Copies, not views of the mapped file: Windows cannot replace a file that is mapped.
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is damaged or not a safetensors file ({error}): delete it to start again, "
-            "or put back a whole copy"
-        ) from error
+    with damage_of(path), safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        # Copies, not views of the mapped file: Windows cannot replace a file that is mapped.
+        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     if expected_format is not None and metadata.get("format") != expected_format:
         raise ValueError(
             f"{path} was not written by this library for this purpose: its format is "
@@ -197,14 +191,17 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 @contextmanager
-def damage_of(path: Path) -> Iterator[None]:
-    """Turn the errors of a parser into one that names the file."""
+def damage_of(
+    path: Path, advice: str = "delete it to start again, or put back a whole copy"
+) -> Iterator[None]:
+    """Turn the errors of a parser into one that names the file and says what to do."""
     try:
         yield
     except Exception as error:  # a parser may raise anything
-        if isinstance(error, OSError) and error.filename is not None:  # it cannot be opened
+        cannot_open = isinstance(error, OSError) and error.filename is not None
+        if cannot_open or isinstance(error, MemoryError):
             raise
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise ValueError(f"{path} is damaged ({error!r}): {advice}") from error
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

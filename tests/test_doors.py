@@ -457,11 +457,11 @@ def test_any_bytes_in_a_file_are_damage_and_not_a_traceback(tmp_path):
             try:
                 read(path)
             except ValueError as error:
-                assert str(error).startswith(f"{path} is damaged: ")  # noqa: PT017
+                assert str(error).startswith(f"{path} is damaged (")  # noqa: PT017
 
 
 def test_weights_of_another_file_are_read_through_the_same_door(made, tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"junk")
-    with pytest.raises(ValueError, match="is damaged or not a safetensors file"):
+    with pytest.raises(ValueError, match="is damaged"):
         weights_of(str(path))

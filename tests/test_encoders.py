@@ -425,7 +425,7 @@ def test_an_unreadable_file_is_refused(tmp_path, tiny, empty, damage):
     whole = path.read_bytes()
     path.write_bytes({"foreign": b"PK\x03\x04 a zip", "cut": whole[:-100], "empty": b""}[damage])
     before = empty.cls_token.clone()
-    with pytest.raises(ValueError, match=r"w\.safetensors is damaged or not a safetensors file"):
+    with pytest.raises(ValueError, match=r"w\.safetensors is damaged"):
         load_weights(empty, path)
     assert torch.equal(empty.cls_token, before)
 

@@ -179,7 +179,7 @@ def test_truncated_weights_are_refused(run, data):
     run.save_weights(build(preset_of(run.config), run.config["method"], data))
     path = run.path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="damaged or not a safetensors file"):
+    with pytest.raises(ValueError, match="is damaged"):
         trained(run, data)
 
 

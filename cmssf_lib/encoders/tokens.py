@@ -24,7 +24,7 @@ READING = normalizers.Sequence(
         normalizers.Replace(Regex(r"\p{Cf}"), ""),
     ]
 )
-SPECIAL_TOKENS = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep")}
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 Ids = Int[Tensor, "captions length"]
 
 
@@ -51,7 +51,7 @@ def word_tokenizer(captions: Sequence[str], max_length: int) -> PreTrainedTokeni
     words = sorted({word for split in read for word, _ in split})
     if not words:
         raise ValueError("no words to build a tokenizer from: the captions are empty")
-    vocabulary = {token: i for i, token in enumerate((*SPECIAL_TOKENS.values(), *words))}
+    vocabulary = {token: i for i, token in enumerate((*SPECIAL_TOKENS, *words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = READING
     known = "|".join(re.escape(word) for word in words if not any(map(str.isalnum, word)))
@@ -63,7 +63,12 @@ def word_tokenizer(captions: Sequence[str], max_length: int) -> PreTrainedTokeni
         special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=max_length, **SPECIAL_TOKENS
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
     )
 
 

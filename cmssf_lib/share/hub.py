@@ -105,7 +105,7 @@ def from_pretrained(folder_or_name: str | Path, **hub_settings: Any) -> CMSSF:
             ) from error
     config = _read_config(_part(folder, CONFIG))
     tensors, _ = files.read_tensors(_part(folder, WEIGHTS), "pt")
-    try:
+    with files.damage_of(folder, "put back a whole model, or update the library if it is newer"):
         text = from_json(TextConfig, config["text"])
         parts = _part(folder, "text") if text.kind == "pretrained" else None
         image_encoder = ImageEncoder(from_json(VisionConfig, config["vision"]))
@@ -115,9 +115,6 @@ def from_pretrained(folder_or_name: str | Path, **hub_settings: Any) -> CMSSF:
         model = CMSSF(image_encoder, text_encoder, from_json(CMSSFConfig, config["cmssf"]))
         model.load_state_dict(tensors)
         model.to(tensors["log_scale"].dtype)  # a model in half precision stays in it
-    except Exception as error:  # wrong values in a file can make a constructor raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{folder} holds a damaged model or a later format: {reason}") from error
     return model.eval()
 
 

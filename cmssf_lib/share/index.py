@@ -20,7 +20,7 @@ from torch import Tensor
 from cmssf_lib.data import ImageTextData
 from cmssf_lib.evaluate import embed_images, embed_texts
 from cmssf_lib.evaluate.embeddings import Given
-from cmssf_lib.files import home, replacing
+from cmssf_lib.files import damage_of, home, replacing
 from cmssf_lib.methods import CMSSF
 from cmssf_lib.share.calibration import Calibration
 from cmssf_lib.share.exact import nearest
@@ -189,32 +189,28 @@ class Index:
         path = home(folder) / name
         if not path.is_file():
             raise FileNotFoundError(f"no index in {folder}: make one with `cmssf index`")
-        with path.open("rb") as file:
-            try:
-                table = parquet.ParquetFile(file, page_checksum_verification=True).read()
-                facts = json.loads((table.schema.metadata or {})[b"cmssf"])
-                if (kind := facts.pop("format")) != FORMAT:
-                    raise ValueError(f"its format is {kind!r}, expected {FORMAT!r}")
-                for known, seen in facts.pop("beside").items():
-                    moved = (path.parent / seen).resolve()
-                    if not os.path.exists(known) and moved.exists():
-                        facts = {k: str(moved) if v == known else v for k, v in facts.items()}
-                if facts["calibration"] is not None:
-                    facts["calibration"] = Calibration(*facts["calibration"])
-                pictures = sorted(
-                    Picture(_unescaped(file), row["size"], time, row["digest"])
-                    for row in table.drop_columns("vector").to_pylist()
-                    for file, time in zip(row["files"], row["times"], strict=True)
-                )
-                numbers = table["vector"].combine_chunks().flatten().to_numpy()
-                vectors = torch.tensor(numbers).view(len(table), -1)  # (n, dim)
-                index = cls(vectors, tuple(pictures), Path(facts.pop("folder")), **facts)
-                same = [*index.rows] == table["digest"].to_pylist()
-                if not (same and ((vectors.norm(dim=1) - 1).abs() < 1e-3).all()):
-                    raise ValueError("expected a vector of length one for each different picture")
-            except Exception as error:  # decoders of damaged files raise errors of many kinds
-                why = f"{path} is damaged ({error!r}): delete it and index again"
-                raise ValueError(why) from error
+        with damage_of(path, "delete it and index again"), path.open("rb") as file:
+            table = parquet.ParquetFile(file, page_checksum_verification=True).read()
+            facts = json.loads((table.schema.metadata or {})[b"cmssf"])
+            if (kind := facts.pop("format")) != FORMAT:
+                raise ValueError(f"its format is {kind!r}, expected {FORMAT!r}")
+            for known, seen in facts.pop("beside").items():
+                moved = (path.parent / seen).resolve()
+                if not os.path.exists(known) and moved.exists():
+                    facts = {k: str(moved) if v == known else v for k, v in facts.items()}
+            if facts["calibration"] is not None:
+                facts["calibration"] = Calibration(*facts["calibration"])
+            pictures = sorted(
+                Picture(_unescaped(file), row["size"], time, row["digest"])
+                for row in table.drop_columns("vector").to_pylist()
+                for file, time in zip(row["files"], row["times"], strict=True)
+            )
+            numbers = table["vector"].combine_chunks().flatten().to_numpy()
+            vectors = torch.tensor(numbers).view(len(table), -1)  # (n, dim)
+            index = cls(vectors, tuple(pictures), Path(facts.pop("folder")), **facts)
+            same = [*index.rows] == table["digest"].to_pylist()
+            if not (same and ((vectors.norm(dim=1) - 1).abs() < 1e-3).all()):
+                raise ValueError("expected a vector of length one for each different picture")
         return index
 
 
