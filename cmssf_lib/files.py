@@ -83,7 +83,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file atomically: after a crash either the old or the new one is there."""
-    replace_file(path, lambda unfinished: save_file(dict(tensors), unfinished, dict(metadata)))
+    whole = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    replace_file(path, lambda unfinished: save_file(whole, unfinished, dict(metadata)))
 
 
 def read_tensors(
