@@ -187,7 +187,7 @@ def test_weights_of_another_model_are_refused_by_name(run, data):
     run.save()
     other = replace(TINY, cmssf=replace(TINY.cmssf, dim=8))
     run.save_weights(build(other, "cmssf", data))
-    with pytest.raises(ValueError, match=r"do not fit.*image_head.2.bias"):
+    with pytest.raises(ValueError, match=r"not for this model.*image_head.2.bias"):
         trained(run, data)
 
 

@@ -42,7 +42,7 @@ def _faults(
     if asked.pixels and not isinstance(training.images, Tensor):
         yield "pictures on disk are not compared as pixels: set judge.pixels=False"
     if classes == 1 and method_name in ("supervised", "fusion"):
-        yield f"{method_name} learns classes, but {training.name} has only one"
+        yield f"{method_name} needs classes, such as train/<class>/*; {training.name} has only one"
     if method_name == "cmssf":
         if len(training.unique_captions) < 2:
             yield f"all captions of {training.name} are equal: there is nothing to learn"
