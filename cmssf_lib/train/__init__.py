@@ -1,9 +1,9 @@
 """Training: one loop for every method, which resumes from a checkpoint bit for bit (see `fit`).
 
 `loop` holds the seven steps, `session` everything around them, `steps` the settings and the
-optimizer, `log` what is noted. The loop is complete with these. Beside it are `watch`, which warns
-of a collapse and records the machine; `muon`, `threads` and `graph`, for speed; and `cost`: the
-count of operations, and the feature cache for a frozen encoder.
+optimizer, `log` what is noted. The loop is complete with these. Beside it are `watch`, which checks
+processes, records machines and warns of a collapse; `muon`, `threads` and `graph`, for speed; and
+`cost`: the count of operations, and the feature cache for a frozen encoder.
 """
 
 from functools import partial
@@ -29,6 +29,7 @@ from cmssf_lib.train.watch import (
     CollapseWarning as CollapseWarning,
     CollapseWatch,
     MachineRecord,
+    ProcessCheck,
     diagnose as diagnose,
     effective_rank as effective_rank,
     feature_std as feature_std,
@@ -40,5 +41,5 @@ from cmssf_lib.train.watch import (
 # learning rate.
 OPTIMIZERS["muon"] = partial(Muon, nesterov=True, betas=(0.9, 0.999))
 Log.statistics.append(signs_of_collapse)
-Session.beside += [MachineRecord, CollapseWatch, ChoiceOfThreads]
+Session.beside += [ProcessCheck, MachineRecord, CollapseWatch, ChoiceOfThreads]
 Session.quicken.append(quicken)

@@ -38,7 +38,7 @@ class Session:
         done: Number of steps taken so far, of ``steps`` in total.
     """
 
-    #: What works beside the steps. `cmssf_lib.train` adds records, warnings, the choice of threads.
+    #: What works beside the steps. `cmssf_lib.train` adds checks, records, warnings, threads.
     beside: ClassVar[list[type[Beside]]] = []
     #: Each makes a step faster. `cmssf_lib.train` adds CUDA graphs.
     quicken: ClassVar[list[Callable[["Session", Step], Step]]] = []
@@ -77,7 +77,6 @@ class Session:
             self.log_step: LogStep = self.log.add  # a captured step leaves it to its replays
             if self.first and run.path is not None:
                 stack.enter_context(lock_folder(run.path))
-            step_rules.require_one_model(method, config, self.accelerator.num_processes)
             home = next((weight.device for weight in method.parameters()), device)
             stack.callback(lambda: method.eval().to(home))  # back to the user's device at the end
             method.to(device)

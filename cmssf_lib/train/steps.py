@@ -15,7 +15,6 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor, nn
 
 from cmssf_lib.data.image_text import Batch, ImageTextData
-from cmssf_lib.methods.base import Method
 from cmssf_lib.settings import BelowOne, settings
 
 if TYPE_CHECKING:
@@ -102,34 +101,6 @@ def require_trainable(config: TrainConfig, data: ImageTextData) -> None:
             f"all pictures of {data.name} are of one class "
             f"({data.class_names[int(data.labels[0])]}): there is nothing to tell apart"
         )
-
-
-def require_one_model(method: Method, config: TrainConfig, processes: int) -> None:
-    """Refuse several processes if the result would differ from that of a single one.
-
-    Raises:
-        ValueError: If the batch cannot be divided among them, or the loss or a batch norm would
-            only see the pictures of one process.
-    """
-    if processes == 1:
-        return
-    if config.batch_size % processes:
-        raise ValueError(
-            f"batch_size={config.batch_size} does not divide among {processes} processes: choose a "
-            "multiple"
-        )
-    for part in method.modules():
-        if isinstance(part, Method) and not part.compares_all_processes:
-            beside = "" if part is method else ", the second loss,"
-            raise ValueError(
-                f"{type(part).__name__}{beside} would compare the pictures of one process only, "
-                f"and {processes} were started: start a single one"
-            )
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(
-                f"batch norm would normalise the pictures of each of the {processes} processes "
-                "separately: set vision.norm=group, or start a single one"
-            )
 
 
 def require_room(folder: Path, method: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Beside a training: a warning if the embeddings collapse, and the record of the machine.
+"""Beside a training: checks of several processes, records of machines, warnings of a collapse.
 
 A collapse is a low loss reached without looking at the pictures: all embeddings become alike. Two
 statistics of the embeddings are logged every few steps, and `diagnose` reads a row of a run's
@@ -11,13 +11,14 @@ from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmssf_lib.environment import environment, peak_memory
+from cmssf_lib.methods.base import Method
 from cmssf_lib.runs import Run
 from cmssf_lib.train.session import Session
-from cmssf_lib.train.steps import Beside
+from cmssf_lib.train.steps import Beside, TrainConfig
 
 CONSTANT = 0.1  # a `feature_std` below this: the embeddings are nearly equal
 FEW = 2.5  # an effective rank below this: embeddings on a line or a plane
@@ -46,6 +47,42 @@ class CollapseWatch(Beside):
         if cause := diagnose(row):
             self.warned = True
             warnings.warn(f"epoch {row['epoch']:.0f}: {cause}", CollapseWarning, stacklevel=5)
+
+
+def require_one_model(method: Method, config: TrainConfig, processes: int) -> None:
+    """Refuse several processes if the result would differ from that of a single one.
+
+    Raises:
+        ValueError: If the batch cannot be divided among them, or the loss or a batch norm would
+            only see the pictures of one process.
+    """
+    if processes == 1:
+        return
+    if config.batch_size % processes:
+        raise ValueError(
+            f"batch_size={config.batch_size} does not divide among {processes} processes: choose a "
+            "multiple"
+        )
+    for part in method.modules():
+        if isinstance(part, Method) and not part.compares_all_processes:
+            beside = "" if part is method else ", the second loss,"
+            raise ValueError(
+                f"{type(part).__name__}{beside} would compare the pictures of one process only, "
+                f"and {processes} were started: start a single one"
+            )
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"batch norm would normalise the pictures of each of the {processes} processes "
+                "separately: set vision.norm=group, or start a single one"
+            )
+
+
+class ProcessCheck(Beside):
+    """Refuses several processes that would not train one model; see `require_one_model`."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        require_one_model(session.method, session.config, session.accelerator.num_processes)
 
 
 class MachineRecord(Beside):
