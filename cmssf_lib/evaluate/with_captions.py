@@ -83,16 +83,21 @@ def report(
         if predictions is not None:
             found = {"prompts": prompts, "prompt_classes": prompt_classes, "predictions": answers}
             predictions.update(found)
-    labels, similar = _with_similarities(e, classes)
-    return results | both_retrievals(e.image, e.text, e.caption_pairs, labels) | similar
+    labels = _labels(e, classes)
+    results |= both_retrievals(e.image, e.text, e.caption_pairs, labels)
+    return results | _similarities(e, labels)
 
 
-def _with_similarities(e: Embeddings, classes: int) -> tuple[Int[Tensor, " n"], dict[str, float]]:
-    """Return each picture's class (without classes, one of its own), and `pair_similarity`."""
-    labels = e.labels if classes > 1 else torch.arange(len(e.labels))
+def _labels(e: Embeddings, classes: int) -> Int[Tensor, " n"]:
+    """Return each picture's class; without classes, one of its own."""
+    return e.labels if classes > 1 else torch.arange(len(e.labels))
+
+
+def _similarities(e: Embeddings, labels: Int[Tensor, " n"]) -> dict[str, float]:
+    """Return `pair_similarity` of all pictures and their captions."""
     picture, caption = e.caption_pairs
     pairs = pair_similarity(e.image[picture], e.text[caption], labels[picture], picture)
-    return labels, {f"{name}_similarity": value for name, value in pairs.items()}
+    return {f"{name}_similarity": value for name, value in pairs.items()}
 
 
 def monitor(
@@ -133,12 +138,11 @@ def monitor(
             embeddings contain NaN.
     """
     e, classified = embed(method, validation), dict[str, float]()
-    labels, similar = _with_similarities(e, len(validation.class_names))
     if len(validation.class_names) > 1:
         texts = class_captions(validation) if prompts is None else prompts
         prompt, prompt_class = embed_prompts(method, texts)
         classified["zero_shot"] = accuracy(zero_shot(e.image, prompt, prompt_class), e.labels)
-    picture, caption = e.caption_pairs
+    labels, (picture, caption) = _labels(e, len(validation.class_names)), e.caption_pairs
     first = retrieval(e.image, e.text[caption], labels, labels[picture], ks=(1,), mean_ap=False)
     with evaluating(method) as device:
         # Always the same batches; shuffled, since sorted data would give batches of one class.
@@ -146,7 +150,7 @@ def monitor(
         logged = [method.loss(batch) for batch in shuffled]
     results = {
         **{name: fmean(each[name].item() for each in logged) for name in ("loss", "floor")},
-        **similar,
+        **_similarities(e, labels),
         **classified,
         "retrieval_at_1": first["R@1"],
     }
