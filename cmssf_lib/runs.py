@@ -34,8 +34,6 @@ FILES = ["config.json", "environment.json", "history.csv", "outputs.npz", "resul
 WEIGHTS, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
 READ: dict[str, Callable[[Path], Any]]
 READ = {".json": files.read_json, ".csv": files.read_table, ".npz": files.read_arrays}
-WRITE: dict[str, Callable[[Path, Any], None]]
-WRITE = {".json": files.write_json, ".csv": files.write_table, ".npz": files.write_arrays}
 
 
 class Run:
@@ -138,9 +136,11 @@ class Run:
         if self.path is None:
             return
         self._require_own_folder()
+        write: dict[str, Callable[[Path, Any], None]]
+        write = {".json": files.write_json, ".csv": files.write_table, ".npz": files.write_arrays}
         for path in (self.path / name for name in FILES):  # with results a run is measured: last
             if content := getattr(self, path.stem):
-                WRITE[path.suffix](path, content)
+                write[path.suffix](path, content)
 
     def _require_own_folder(self) -> None:
         """Refuse a folder in which a run would replace what is no run's."""
