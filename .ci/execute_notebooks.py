@@ -14,14 +14,14 @@ import nbformat
 import torch
 from nbclient import NotebookClient
 
-from cmssf_lib.machine import environment
+from cmssf_lib.environment import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 # The lexer of IPython: the first cell's `!` and `%` are no Python, which the site's build minds.
 LANGUAGE = {"name": "python", "pygments_lexer": "ipython3"}
 # Asked by one cell more, which is not kept.
-MEMORY = "from cmssf_lib.machine import peak_memory_gb\nprint(peak_memory_gb())"
+MEMORY = "from cmssf_lib.environment import peak_memory_gb\nprint(peak_memory_gb())"
 LIMIT_S = (
     600  # for one cell: far above the minute that a cell may take, so that only a hang ends here
 )

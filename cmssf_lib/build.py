@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from cmssf_lib.data import ImageTextData
 from cmssf_lib.encoders import ImageEncoder, TextEncoder, VisionConfig
@@ -139,19 +139,7 @@ def trained(run: Run, data: ImageTextData) -> Method:
     tensors = run.weights()
     # The run brings its own weights, so the initial ones need not be loaded.
     method = build(replace(chosen, vision=replace(chosen.vision, weights="")), name, data)
-    own = method.state_dict()
-    needed = {name for name in own if name.startswith(method.lasting)}
-    differ = sorted(
-        name
-        for name in own.keys() | tensors.keys()
-        if (name in needed and name not in tensors)
-        or (name in tensors and (name not in own or own[name].shape != tensors[name].shape))
-    )
-    if differ:
-        raise ValueError(
-            f"the weights of {run.name} do not fit the model its config.json describes; "
-            f"missing, unexpected or of another shape: {', '.join(differ[:5])}"
-        )
+    _require_fitting(tensors, method, f"the weights of {run.name}", method.lasting)
     method.load_state_dict(tensors, strict=False)
     return method.eval()
 
@@ -225,15 +213,32 @@ def load_weights(model: nn.Module, path: Path) -> None:
         state = part or state
     own = model.state_dict()
     state = {k: v for k, v in state.items() if k in own or not k.startswith(("head.", "fc."))}
-    found, asked = ({k: tuple(v.shape) for k, v in part.items()} for part in (state, own))
+    _require_fitting(state, model, f"the weights in {path}")
+    model.load_state_dict(state)
+
+
+def _require_fitting(
+    state: Mapping[str, Tensor], model: nn.Module, what: str, needed: tuple[str, ...] = ("",)
+) -> None:
+    """Refuse weights of other names or shapes than the model's.
+
+    Args:
+        state: The weights.
+        model: The model.
+        what: What they are, for the message.
+        needed: Beginnings of the names that must not be missing.
+    """
+    found, asked = (
+        {name: tuple(tensor.shape) for name, tensor in part.items()}
+        for part in (state, model.state_dict())
+    )
     differ = [
         f"{name}: {found.get(name)} in the file, {asked.get(name)} in the model"
         for name in sorted(asked | found)
-        if asked.get(name) != found.get(name)
+        if asked.get(name) != found.get(name) and (name in found or name.startswith(needed))
     ]
     if differ:
         raise ValueError(
-            f"the weights in {path} are not for this model; shapes that differ, None if nothing "
-            f"is there: {'; '.join(differ[:5])}"
+            f"{what} are not for this model; shapes that differ, None if nothing is there: "
+            f"{'; '.join(differ[:5])}"
         )
-    model.load_state_dict(state)

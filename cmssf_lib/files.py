@@ -87,8 +87,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file atomically: after a crash either the old or the new one is there."""
+    whole = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     with replacing(path) as unfinished:
-        save_file(dict(tensors), unfinished, dict(metadata))
+        save_file(whole, unfinished, dict(metadata))
 
 
 def read_tensors(

@@ -16,6 +16,7 @@ old one intact. Nothing is pickled.
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,8 @@ MAY_CHANGE = ("train.checkpoint_minutes", "cmssf.chunk", "cmssf.micro_batch", "d
 FORMAT = "cmssf-weights-1"
 FILES = ["config.json", "environment.json", "history.csv", "outputs.npz", "results.json"]
 WEIGHTS, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
+READ: dict[str, Callable[[Path], Any]]
+READ = {".json": files.read_json, ".csv": files.read_table, ".npz": files.read_arrays}
 
 
 class Run:
@@ -73,17 +76,12 @@ class Run:
             raise FileNotFoundError(
                 f"no run at {folder} (it has no config.json); runs beside it: {', '.join(beside)}"
             )
-        for name in ("config", "environment", "results"):
-            if (path := folder / f"{name}.json").is_file():
-                setattr(run, name, found := files.read_json(path))
-                if not isinstance(found, dict):
-                    raise ValueError(f"{path} is damaged: it holds {found!r} and no names")
+        for path in (folder / name for name in FILES if (folder / name).is_file()):
+            setattr(run, path.stem, found := READ[path.suffix](path))
+            if path.suffix == ".json" and not isinstance(found, dict):
+                raise ValueError(f"{path} is damaged: it holds {found!r} and no names")
         if odd := [k for k, v in run.results.items() if not isinstance(v, int | float)]:
-            raise ValueError(f"{path} is damaged: {odd[0]} is no number")
-        if (folder / "history.csv").is_file():
-            run.history = files.read_table(folder / "history.csv")
-        if (folder / "outputs.npz").is_file():
-            run.outputs = files.read_arrays(folder / "outputs.npz")
+            raise ValueError(f"{folder / 'results.json'} is damaged: {odd[0]} is no number")
         return run
 
     @property
@@ -100,11 +98,10 @@ class Run:
     @property
     def recorded(self) -> bool:
         """Whether it is one of the book's recorded runs."""
-        try:
-            records = files.records().resolve()
-        except FileNotFoundError:
-            return False
-        return self.path is not None and records in self.path.resolve().parents
+        with suppress(FileNotFoundError):
+            if self.path is not None:
+                return files.records().resolve() in self.path.resolve().parents
+        return False
 
     @property
     def command(self) -> str:
@@ -141,8 +138,7 @@ class Run:
         self._require_own_folder()
         write: dict[str, Callable[[Path, Any], None]]
         write = {".json": files.write_json, ".csv": files.write_table, ".npz": files.write_arrays}
-        for name in FILES:  # the results last: with them, a run counts as measured
-            path = self.path / name
+        for path in (self.path / name for name in FILES):  # with results a run is measured: last
             if content := getattr(self, path.stem):
                 write[path.suffix](path, content)
 
@@ -160,17 +156,18 @@ class Run:
         self._may_write = True
 
     def save_weights(self, method: nn.Module) -> None:
-        """Write ``model.safetensors``; does nothing for a run in memory.
+        """Write ``model.safetensors``, which ends a run; does nothing for a run in memory.
 
         Tensors that half precision represents exactly are stored so (`TrainConfig.half_weights`).
         """
         if self.path is not None:
             self._require_own_folder()
-            tensors = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
+            tensors = dict(method.state_dict())
             for name, tensor in tensors.items():
                 if tensor.dtype == torch.float32 and torch.equal(tensor.half().float(), tensor):
                     tensors[name] = tensor.half()
             files.write_tensors(self.path / WEIGHTS, tensors, {"format": FORMAT})
+            (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     @property
     def begun(self) -> bool:

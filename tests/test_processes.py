@@ -41,7 +41,7 @@ from cmssf_lib.methods.cmssf import GROUPED
 from cmssf_lib.presets import QUICK
 from cmssf_lib.runs import Run
 from cmssf_lib.train import fit
-from cmssf_lib.train.steps import require_one_model
+from cmssf_lib.train.watch import require_one_model
 from cmssf_lib.views import ViewsConfig
 
 LOSSES = ("one_hot", *GROUPED)

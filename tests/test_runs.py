@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from cmssf_lib import files, machine
+from cmssf_lib import environment as described, files
 from cmssf_lib.build import build, preset_of, run_config, trained
 from cmssf_lib.data import digit_scenes
+from cmssf_lib.environment import environment
 from cmssf_lib.files import read_tensors, write_tensors
-from cmssf_lib.machine import environment
 from cmssf_lib.presets import PRESETS, QUICK
 from cmssf_lib.runs import Run, all_runs
 
@@ -187,7 +187,7 @@ def test_weights_of_another_model_are_refused_by_name(run, data):
     run.save()
     other = replace(TINY, cmssf=replace(TINY.cmssf, dim=8))
     run.save_weights(build(other, "cmssf", data))
-    with pytest.raises(ValueError, match=r"do not fit.*image_head.2.bias"):
+    with pytest.raises(ValueError, match=r"not for this model.*image_head.2.bias"):
         trained(run, data)
 
 
@@ -347,13 +347,13 @@ def test_the_commit_is_the_librarys_own(tmp_path, monkeypatch):
     installed = clone / ".venv" / "lib" / "site-packages"
     for root in (clone, tree, installed):
         (root / "cmssf_lib" / "runs").mkdir(parents=True)
-        monkeypatch.setattr(machine, "__file__", str(root / "cmssf_lib" / "machine.py"))
+        monkeypatch.setattr(described, "__file__", str(root / "cmssf_lib" / "environment.py"))
         named = environment()["commit"]
         assert named == "not in a repository" if root == installed else commit.startswith(named)
 
 
 def test_a_machine_without_git_trains_too(monkeypatch, tmp_path):
     (tmp_path / ".git").mkdir()
-    monkeypatch.setattr(machine, "__file__", str(tmp_path / "cmssf_lib" / "machine.py"))
+    monkeypatch.setattr(described, "__file__", str(tmp_path / "cmssf_lib" / "environment.py"))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment()["commit"] == "not in a repository"

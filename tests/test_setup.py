@@ -46,6 +46,7 @@ ROOMS = (
     "data",
     "captions",
     "files",
+    "environment",
     "machine",
     "settings",
 )

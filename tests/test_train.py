@@ -32,7 +32,7 @@ from cmssf_lib.train import (
     make_optimizer,
     steps,
 )
-from cmssf_lib.train.checkpoint import CHECKPOINT_FORMAT
+from cmssf_lib.train.log import CHECKPOINT_FORMAT
 
 TINY = replace(
     QUICK,
@@ -710,7 +710,7 @@ def test_freed_memory_is_kept_for_the_next_step():
     """Once warm, a large tensor costs no fresh pages; before, each one costs all of them."""
     code = textwrap.dedent("""
         import resource, torch
-        from cmssf_lib.machine import keep_freed_memory
+        from cmssf_lib.train.threads import keep_freed_memory
 
         def faults():
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -736,7 +736,7 @@ def test_the_peak_of_memory_is_this_process_own():
     # A system's own count of the peak survives the start of another program.
     large = torch.ones(250_000_000)  # 1 GB
     program = """
-        from cmssf_lib.machine import peak_memory_gb
+        from cmssf_lib.environment import peak_memory_gb
 
         before = peak_memory_gb()
         held = b"x" * 200_000_000

@@ -27,7 +27,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from cmssf_lib.machine import machines
+from cmssf_lib.environment import machines
 from cmssf_lib.plots import SEED
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 import warnings
-from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from typing import Any
@@ -124,22 +123,16 @@ def read_settings(words: Sequence[str]) -> tuple[Asked, Preset]:
             setting of the data is given that cannot act.
         SystemExit: If a setting is unknown or has the wrong type; tyro has printed which one.
     """
-    early = ArgumentParser("cmssf train", add_help=False, allow_abbrev=False)
-    early.add_argument("--preset")
-    early.add_argument("--cmssf.image_loss", "--cmssf.image-loss", dest="beside")
-    early.add_argument("--data")
-    early.add_argument("--data.captions", dest="captions")
-    early.add_argument("--data.skip_unreadable", "--data.skip-unreadable", dest="skip")
-    told, _ = early.parse_known_args(words)
-    usual = preset(told.preset, words[0])
-    if told.data is not None and not {"-h", "--help"} & {*words}:
-        skip, table = told.skip == "True", told.captions
+    given = _options(words)
+    usual = preset(given.get("preset"), words[0])
+    if "data" in given and not {"-h", "--help"} & {*words}:
+        skip, table = given.get("data.skip_unreadable") == "True", given.get("data.captions")
         usual = replace(usual, data=replace(usual.data, captions=table, skip_unreadable=skip))
-        usual, found = presets.for_folder(told.data, words[0], usual)
+        usual, found = presets.for_folder(given["data"], words[0], usual)
         for sentence in found if machine.process_index() == 0 else ():
             say(sentence)
-    if told.beside:  # then the settings of that second method are options too
-        usual = replace(usual, cmssf=replace(usual.cmssf, image_loss=told.beside))
+    if beside := given.get("cmssf.image_loss"):  # then the settings of that method are options too
+        usual = replace(usual, cmssf=replace(usual.cmssf, image_loss=beside))
     parts = {name: getattr(usual, name) for name in sections(usual, words[0])}
     in_words: Any = tyro.conf.FlagConversionOff  # booleans need a value: --fusion.norm_first False
     fields = [(name, in_words[type(part)], field(default=part)) for name, part in parts.items()]
@@ -147,10 +140,19 @@ def read_settings(words: Sequence[str]) -> tuple[Asked, Preset]:
     form.__doc__ = f"Train {words[0]} with the preset {usual.name}; the options change it."
     read: Any = tyro.cli(form, prog="cmssf train", args=words, **OPTIONS)
     chosen = replace(usual, **{name: getattr(read, name) for name in parts})
-    given = [w[2:].partition("=")[0].replace("-", "_") for w in words if w.startswith("--")]
-    for sentence in presets.check_given(given, chosen, words[0]):
+    for sentence in presets.check_given(list(given), chosen, words[0]):
         note(sentence)
     return read, chosen
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    """Return the options among the words, each with what stands behind it."""
+    found = {}
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            found[name.replace("-", "_")] = value if equals else after
+    return found
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -19,7 +19,6 @@ from cmssf_lib.methods import CMSSF, MAE, Method
 from cmssf_lib.presets import Preset
 from cmssf_lib.runs import Run, all_runs
 from cmssf_lib.train import OVERHEAD
-from cmssf_lib.views import Views
 
 #: The main result of each method; if a run lacks it, the next name in the tuple is used. (The
 #: results of a run depend on the preset's `judge` settings.) All other methods use "knn".
@@ -30,7 +29,6 @@ HEADLINES = {
     "mae": ("fine_tuned_10_per_class", "fine_tuned_1pct", "knn"),
 }
 UNLABELLED = ("same_picture_R@1", "exact_caption_R@1", "retrieval_at_1")  # without classes
-Found = tuple[dict[str, float], dict[str, Tensor]]  # results, and the predictions behind them
 
 
 def headline(run: Run, numbers: Mapping[str, float], start: str = "") -> tuple[str, float] | None:
@@ -89,7 +87,7 @@ def each_epoch(
     if isinstance(method, FusionClassifier):
         return evaluate.fusion_monitor(method, validation)
     if len(training.class_names) == 1:
-        found = evaluate.view_report(method, validation, _views(method))
+        found = evaluate.view_report(method, validation, method.get_submodule("views"))
         return {f"validation_{name}": value for name, value in found.items()}
     device = next(method.parameters()).device  # k-NN after every epoch is faster on a GPU
     bank = evaluate.embed_features(method, training).to(device)
@@ -97,13 +95,6 @@ def each_epoch(
     classes, k = len(training.class_names), evaluate.usual_k(len(training))
     voted = evaluate.knn(bank, training.labels.to(device), queries, classes, k)
     return {"validation_knn": evaluate.accuracy(voted.cpu(), validation.labels.cpu())}
-
-
-def _views(method: Method) -> Views:
-    """Return what makes the views that a method learns from."""
-    views = method.get_submodule("views")
-    assert isinstance(views, Views)
-    return views
 
 
 def judge(
@@ -118,20 +109,20 @@ def judge(
         The results, and the predictions behind each accuracy under the same name. CMSSF and fusion
         models add "predictions", and CMSSF also its embeddings.
     """
+    answers = dict[str, Tensor]()
     if isinstance(method, FusionClassifier):
-        answers = dict[str, Tensor]()
         results = evaluate.fusion_report(method, splits.test, predictions=answers)
         answers["predictions"] = answers.pop("accuracy")
     elif isinstance(method, CMSSF):
-        results, answers = _judge_with_captions(method, splits, preset)
+        results = _judge_with_captions(method, splits, preset, answers)
     elif len(splits.train.class_names) == 1:
-        return evaluate.view_report(method, splits.test, _views(method)), {}
+        return evaluate.view_report(method, splits.test, method.get_submodule("views")), {}
     else:
-        results, answers = _judge_features(method, splits, preset)
+        results = _judge_features(method, splits, preset, answers)
     if isinstance(method, MAE) and preset.fine_tune.baseline:
         begun = replace(preset, vision=replace(preset.vision, weights=""))
-        fresh = build(begun, "mae", splits.train)
-        untrained, behind = _judge_features(fresh, splits, preset)
+        behind = dict[str, Tensor]()
+        untrained = _judge_features(build(begun, "mae", splits.train), splits, preset, behind)
         results |= _named("untrained_", untrained)
         answers |= _named("untrained_", behind)
     answers["labels"] = splits.test.labels
@@ -142,46 +133,40 @@ def judge(
     }
 
 
-def _judge_with_captions(method: CMSSF, splits: Splits, preset: Preset) -> Found:
-    """Measure a CMSSF, and return the embeddings of the test set among the outputs.
+def _judge_with_captions(
+    method: CMSSF, splits: Splits, preset: Preset, answers: dict[str, Tensor]
+) -> dict[str, float]:
+    """Measure a CMSSF, and add the embeddings of the test set to the answers.
 
     If `judge.fractions` is set, the features are measured like those of any other method. If the
     training mirrored pictures, "zero_shot_mirrored" classifies the mean embedding of each test
     picture and its mirror image; "zero_shot" uses the picture alone.
     """
     bank, e = evaluate.embed_features(method, splits.train), evaluate.embed(method, splits.test)
-    results, answers = evaluate.report(method, splits, embedded=(bank, e)), dict[str, Tensor]()
-    if preset.judge.fractions and len(splits.train.class_names) > 1:
-        more, answers = _judge_features(method, splits, preset, embedded=(bank, e.features))
-        results |= more
-    vectors = {
-        "image": e.image,
-        "text": e.text,
-        "caption_index": e.caption_index.int(),  # int16 is too small for the number of captions
-    }
+    answers |= {"image": e.image, "text": e.text}
+    answers["caption_index"] = e.caption_index.int()  # there are more captions than int16 counts
+    results = evaluate.report(method, splits, embedded=(bank, e), predictions=answers)
     if len(splits.train.class_names) == 1:
-        return results, vectors
-    prompts, classes = evaluate.embed_prompts(method, evaluate.class_captions(splits.train))
+        return results
+    if preset.judge.fractions:
+        results |= _judge_features(method, splits, preset, answers, (bank, e.features))
     if preset.cmssf.views.flip:
         twice = evaluate.embed_mirrored(method, splits.test.images, seen=e.image)
-        answers["zero_shot_mirrored"] = evaluate.zero_shot(twice, prompts, classes)
-        results["zero_shot_mirrored"] = evaluate.accuracy(answers["zero_shot_mirrored"], e.labels)
-    return results, answers | {
-        **vectors,
-        "prompts": prompts,
-        "prompt_classes": classes,
-        "predictions": evaluate.zero_shot(e.image, prompts, classes),
-    }
+        mirrored = evaluate.zero_shot(twice, answers["prompts"], answers["prompt_classes"])
+        answers["zero_shot_mirrored"] = mirrored
+        results["zero_shot_mirrored"] = evaluate.accuracy(mirrored, e.labels)
+    return results
 
 
 def _judge_features(
     method: Method,
     splits: Splits,
     preset: Preset,
+    answers: dict[str, Tensor],
     embedded: tuple[Tensor, Tensor] | None = None,
-) -> Found:
+) -> dict[str, float]:
     """Measure the frozen features and, if the preset asks for it, the fine-tuned weights."""
-    asked, answers = preset.judge, dict[str, Tensor]()
+    asked = preset.judge
     few: dict[str, Any] = {"fractions": asked.fractions, "draws": asked.draws}
     few["per_class"] = asked.per_class or None
     results = evaluate.probe_report(embedded or method, splits, **few, predictions=answers)
@@ -193,7 +178,7 @@ def _judge_features(
     if preset.fine_tune.steps and (asked.fine_tune or isinstance(method, MAE)):
         chosen = evaluate.label_draws(splits.train, **few)
         results |= evaluate.fine_tune_report(method, splits, chosen, preset.fine_tune, answers)
-    return results, answers
+    return results
 
 
 def _named(start: str, found: Mapping[str, Any]) -> dict[str, Any]:

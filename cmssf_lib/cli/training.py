@@ -14,6 +14,7 @@ from cmssf_lib.cli.require import require_measurable
 from cmssf_lib.cli.terminal import say
 from cmssf_lib.data import ImageTextData, Splits, batches, load
 from cmssf_lib.encoders import require_tokens
+from cmssf_lib.environment import environment, peak_memory_gb
 from cmssf_lib.files import home, lock_folder, records, require_writable
 from cmssf_lib.fusion import FusionClassifier
 from cmssf_lib.methods import CMSSF, MAE, Method
@@ -138,7 +139,7 @@ def _measure(
 ) -> None:
     """Save the weights, evaluate them, and save the results."""
     if not chosen.train.epochs:
-        run.environment |= machine.environment(machine.fastest_device())
+        run.environment |= environment(machine.fastest_device())
     if isinstance(method, FusionClassifier) and method.config.kind == "late":
         method.fit_rule(validation)  # fits how the outputs of its models are combined
     run.save()
@@ -147,10 +148,10 @@ def _measure(
         say(f"Training complete. Fine-tuning needs one process: run cmssf evaluate {run.path}")
         return
     run.results, run.outputs = measure.judge(method, splits, chosen)
-    run.environment["peak_memory_gb"] = round(machine.peak_memory_gb(), 2)  # evaluation included
+    run.environment["peak_memory_gb"] = round(peak_memory_gb(), 2)  # evaluation included
     run.save()
     measure.print_results(run.results)
-    say(f"peak memory, evaluation included: {machine.peak_memory_gb():.2f} GB")
+    say(f"peak memory, evaluation included: {peak_memory_gb():.2f} GB")
 
 
 def evaluate(run: Positional[str], pictures: Data = None, fine_tuning: bool = True) -> None:
@@ -176,7 +177,7 @@ def evaluate(run: Positional[str], pictures: Data = None, fine_tuning: bool = Tr
         _, validation = splits.train.hold_out(chosen.data.validation, chosen.data.seed)
         return _measure(record, method, splits, validation, chosen)
     measure.print_results(measure.judge(method, splits, chosen)[0], beside=record.results)
-    say(f"peak memory: {machine.peak_memory_gb():.2f} GB")
+    say(f"peak memory: {peak_memory_gb():.2f} GB")
 
 
 def reproduce(

@@ -1,19 +1,24 @@
 """What features are worth, measured without labels."""
 
+from collections.abc import Callable
+
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from torch.nn import functional as F
 
 from cmssf_lib.data import ImageTextData
 from cmssf_lib.evaluate.embeddings import embed_features
 from cmssf_lib.evaluate.retrieval import retrieval
 from cmssf_lib.methods import Method
-from cmssf_lib.train.watch import effective_rank, feature_std
-from cmssf_lib.views import Views
+from cmssf_lib.train import effective_rank, feature_std
 
 LARGEST = 1000  # pictures: R@1 depends on their number, so larger sets are measured in part
 
 
-def view_report(method: Method, data: ImageTextData, views: Views) -> dict[str, float]:
+def view_report(
+    method: Method, data: ImageTextData, views: Callable[..., Float[Tensor, "b 3 h w"]]
+) -> dict[str, float]:
     """Measure frozen features by two random views of each picture, without any label.
 
     They say whether features tell pictures apart and ignore what views change, which is what a
@@ -31,8 +36,8 @@ def view_report(method: Method, data: ImageTextData, views: Views) -> dict[str, 
     Args:
         method: A method, which does not change.
         data: Pictures that it was not trained on. Of a large set, the first thousand are used.
-        views: Makes a view of each picture. A method's own are its ``views``; methods can only be
-            compared by the same ones.
+        views: Makes a view of each picture, as `Views` do. A method's own are its ``views``;
+            methods can only be compared by the same ones.
 
     Returns:
         A flat dictionary: name → number. The views use a fixed seed.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cmssf_lib.data import ImageTextData, Splits, batches
@@ -27,6 +27,7 @@ def report(
     splits: Splits,
     *,
     embedded: tuple[Float[Tensor, "m width"], Embeddings] | None = None,
+    predictions: dict[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Measure a trained method on the test set.
 
@@ -54,6 +55,8 @@ def report(
         splits: The training set, which supplies the k-NN bank and the prompts, and the test set.
         embedded: The outputs of `embed_features` for the training set and of `embed` for the test
             set, if already computed.
+        predictions: If given and there are classes, filled with the predicted classes behind
+            "zero_shot" ("predictions"), the embeddings of the "prompts", and "prompt_classes".
 
     Returns:
         A flat dictionary: name → number.
@@ -64,31 +67,37 @@ def report(
     """
     train, test = splits
     bank, e = embedded or (embed_features(method, train), embed(method, test))
-    labels, results = e.labels, dict[str, float]()
-    if len(train.class_names) > 1:
-        results = _classified(method, train, bank, e)
-    else:
-        labels = torch.arange(len(labels))
+    classes, results = len(train.class_names), dict[str, float]()
+    if classes > 1:
+        texts, k = class_captions(train), usual_k(len(train))
+        prompts, prompt_classes = embed_prompts(method, texts)
+        answers = zero_shot(e.image, prompts, prompt_classes)
+        means = zero_shot_prompts_from_captions(method, texts)
+        nearest = knn(bank, train.labels.cpu(), e.features, classes, k)
+        results = {
+            "zero_shot": accuracy(answers, e.labels),
+            "zero_shot_ensemble": accuracy(zero_shot(e.image, means), e.labels),
+            "knn": accuracy(nearest, e.labels),
+            "knn_k": float(k),
+        }
+        if predictions is not None:
+            found = {"prompts": prompts, "prompt_classes": prompt_classes, "predictions": answers}
+            predictions.update(found)
+    labels = _labels(e, classes)
     results |= both_retrievals(e.image, e.text, e.caption_pairs, labels)
+    return results | _similarities(e, labels)
+
+
+def _labels(e: Embeddings, classes: int) -> Int[Tensor, " n"]:
+    """Return each picture's class; without classes, one of its own."""
+    return e.labels if classes > 1 else torch.arange(len(e.labels))
+
+
+def _similarities(e: Embeddings, labels: Int[Tensor, " n"]) -> dict[str, float]:
+    """Return `pair_similarity` of all pictures and their captions."""
     picture, caption = e.caption_pairs
     pairs = pair_similarity(e.image[picture], e.text[caption], labels[picture], picture)
-    return results | {f"{name}_similarity": v for name, v in pairs.items()}
-
-
-def _classified(
-    method: CMSSF, train: ImageTextData, bank: Float[Tensor, "m width"], e: Embeddings
-) -> dict[str, float]:
-    """Return the accuracies of `report`."""
-    texts = class_captions(train)
-    prompt, prompt_class = embed_prompts(method, texts)
-    means, k = zero_shot_prompts_from_captions(method, texts), usual_k(len(train))
-    nearest = knn(bank, train.labels.cpu(), e.features, len(train.class_names), k)
-    return {
-        "zero_shot": accuracy(zero_shot(e.image, prompt, prompt_class), e.labels),
-        "zero_shot_ensemble": accuracy(zero_shot(e.image, means), e.labels),
-        "knn": accuracy(nearest, e.labels),
-        "knn_k": float(k),
-    }
+    return {f"{name}_similarity": value for name, value in pairs.items()}
 
 
 def monitor(
@@ -133,18 +142,15 @@ def monitor(
         texts = class_captions(validation) if prompts is None else prompts
         prompt, prompt_class = embed_prompts(method, texts)
         classified["zero_shot"] = accuracy(zero_shot(e.image, prompt, prompt_class), e.labels)
-    picture, caption = e.caption_pairs
-    labels = e.labels if len(validation.class_names) > 1 else torch.arange(len(e.labels))
-    of, text = labels[picture], e.text[caption]
-    first = retrieval(e.image, text, labels, of, ks=(1,), mean_ap=False)
-    pairs = pair_similarity(e.image[picture], text, of, picture)
+    labels, (picture, caption) = _labels(e, len(validation.class_names)), e.caption_pairs
+    first = retrieval(e.image, e.text[caption], labels, labels[picture], ks=(1,), mean_ap=False)
     with evaluating(method) as device:
         # Always the same batches; shuffled, since sorted data would give batches of one class.
         shuffled = batches(validation.to(device), batch_size, seed=0, epoch=0)
         logged = [method.loss(batch) for batch in shuffled]
     results = {
         **{name: fmean(each[name].item() for each in logged) for name in ("loss", "floor")},
-        **{f"{name}_similarity": v for name, v in pairs.items()},
+        **_similarities(e, labels),
         **classified,
         "retrieval_at_1": first["R@1"],
     }

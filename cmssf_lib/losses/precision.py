@@ -1,15 +1,16 @@
 """What the losses share: arithmetic in at least float32, similarities, checks of arguments."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import reduce, wraps
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 P = ParamSpec("P")
 
@@ -23,33 +24,21 @@ def in_float32(loss: Callable[P, Float[Tensor, "..."]]) -> Callable[P, Float[Ten
     precision, the highest is used (0-d tensors, such as a logit scale, do not count), so float64
     stays float64. Each gradient comes back in the precision of its tensor.
     """
-    call: Callable[..., Tensor] = loss
 
     @wraps(loss)
     def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        floats = list(_floats([*args, *kwargs.values()]))
+        every = (x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor))
+        floats = [x for x in every if x.is_floating_point()]
         dtype = reduce(torch.promote_types, (x.dtype for x in floats if x.ndim), torch.float32)
-
-        def widened(x: Any) -> Any:
-            if isinstance(x, list | tuple):
-                return [widened(each) for each in x]
-            return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
-
+        args, kwargs = tree_map_only(
+            Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, (args, kwargs)
+        )
         device = floats[0].device.type if floats else "cpu"
         known = torch.amp.is_autocast_available(device)
         with torch.autocast(device, enabled=False) if known else nullcontext():
-            return call(*map(widened, args), **{k: widened(x) for k, x in kwargs.items()})
+            return loss(*args, **kwargs)
 
     return computed
-
-
-def _floats(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Yield all floating-point tensors in the values, including those in nested lists."""
-    for x in values:
-        if isinstance(x, list | tuple):
-            yield from _floats(x)
-        elif isinstance(x, Tensor) and x.is_floating_point():
-            yield x
 
 
 def group_numbers(groups: Int[Tensor, " n"]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:

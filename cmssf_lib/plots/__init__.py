@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from statistics import median
 
-from cmssf_lib.machine import machines
+from cmssf_lib.environment import machines
 from cmssf_lib.plots.comparisons import (
     accuracy_over as accuracy_over,
     accuracy_points as accuracy_points,

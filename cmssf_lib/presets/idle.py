@@ -13,89 +13,71 @@ def idle(chosen: Preset, method: str) -> dict[str, str]:
     Returns:
         Name of a setting, or of a whole group such as "fine_tune." → why it cannot act.
     """
-    data, vision, text, train = chosen.data, chosen.vision, chosen.text, chosen.train
-    cmssf, fusion, judge = chosen.cmssf, chosen.fusion, chosen.judge
-    scenes, cifar, plain = (
-        data.name == name for name in ("digit_scenes", "cifar10", "plain_folder")
-    )
-    choosing = method != "cmssf" or bool(judge.fractions)  # of labelled pictures
+    data, judge, cmssf, fusion = chosen.data, chosen.judge, chosen.cmssf, chosen.fusion
+    scenes, plain = data.name == "digit_scenes", data.name == "plain_folder"
+    timm, scratch = chosen.vision.kind == "timm", chosen.text.kind == "scratch"
+    stem, captions = chosen.vision.kind.startswith("conv_stem"), method == "cmssf"
+    choosing = not captions or bool(judge.fractions)  # of labelled pictures
     tuned = (judge.fine_tune or method == "mae") and choosing and not plain
-    cases = (
-        (not scenes, "data.flavour data.train data.sound_noise", "only digit scenes have that"),
-        (not scenes and not plain, "data.test", "these data have a test set of their own"),
-        (cifar, "data.image_size", "the pictures of CIFAR-10 have 32 pixels"),
-        (scenes, "data.path", "digit scenes are drawn, not read"),
-        (data.sound == "none", "data.sound_noise", "there is no sound"),
-        (vision.kind != "timm", "vision.timm_name", "vision.kind is not timm"),
-        (
-            vision.kind == "timm",
-            "vision.patch_size vision.width vision.depth vision.heads",
-            "the model of timm decides that",
-        ),
-        (
-            not vision.kind.startswith("conv_stem"),
-            "vision.norm vision.halve",
-            "only a convolutional stem has that",
-        ),
-        (text.kind == "scratch", "text.name", "text.kind is scratch"),
-        (
-            text.kind != "scratch",
-            "text.width text.depth text.heads text.max_length text.dropout",
-            "the pretrained model decides that",
-        ),
-        (
-            train.epochs == 0,
-            "train.batch_size train.lr train.text_lr train.weight_decay train.optimizer "
-            "train.schedule train.warmup train.clip train.precision train.checkpoint_minutes",
-            "train.epochs is 0",
-        ),
-        (method != "cmssf", "train.text_lr", "only cmssf has a text tower"),
-        (plain and method != "cmssf", "judge.", "without classes, nothing is measured with labels"),
-        (
-            not choosing,
-            "judge.per_class judge.draws judge.pixels judge.fine_tune",
-            "judge.fractions is empty",
-        ),
-        (method == "mae", "judge.fine_tune", "a masked autoencoder is always fine-tuned"),
-        (not tuned, "fine_tune.", "judge.fine_tune is off, or there are no labels"),
-        (
-            chosen.fine_tune.steps == 0,
-            "fine_tune.batch_size fine_tune.lr fine_tune.baseline fine_tune.views.",
-            "fine_tune.steps is 0",
-        ),
-        (cmssf.depth == 0, "cmssf.hidden cmssf.head_norm", "cmssf.depth is 0"),
-        (not cmssf.freeze_image, "cmssf.cached_views", "cmssf.freeze_image is off"),
-        (
-            cmssf.freeze_image and not cmssf.cached_views,
-            "cmssf.views.",
-            "the image encoder is frozen, and cmssf.cached_views is 0",
-        ),
-        (not cmssf.image_loss, "cmssf.image_weight", "there is no cmssf.image_loss"),
-        (fusion.rule != "bilinear", "fusion.rank", "fusion.rule is not bilinear"),
-        (
-            "sound" not in fusion.modalities,
-            "fusion.samples fusion.mels",
-            "fusion.modalities has no sound",
-        ),
-        ("text" not in fusion.modalities, "fusion.max_length", "fusion.modalities has no text"),
-        (fusion.kind != "coattention", "fusion.norm_first", "only co-attention has that"),
-        (
-            fusion.kind not in ("feature", "coattention"),
-            "fusion.hidden",
-            "only feature fusion and co-attention have that",
-        ),
-        (
-            chosen.supervised.loss != "supcon",
-            "supervised.hidden supervised.dim supervised.temperature",
-            "supervised.loss is not supcon",
-        ),
-        (
-            chosen.dino.local_crops == 0,
-            "dino.local_size dino.local_views.",
-            "dino.local_crops is 0",
-        ),
-    )
-    return {name: why for case, names, why in cases if case for name in names.split()}
+    frozen = cmssf.freeze_image and not cmssf.cached_views
+    hides = fusion.kind in ("feature", "coattention")
+    alone, no_crops = chosen.supervised.loss != "supcon", chosen.dino.local_crops == 0
+    sizes = "width depth heads"
+    trains = "batch_size lr text_lr weight_decay optimizer schedule warmup clip precision"
+    # Section → rows: whether it is so, then which of its settings are idle ("": all), and why.
+    cases: dict[str, list[tuple[bool, str, str]]] = {
+        "data": [
+            (not scenes, "flavour train sound_noise", "only digit scenes have that"),
+            (not scenes and not plain, "test", "these data have a test set of their own"),
+            (data.name == "cifar10", "image_size", "the pictures of CIFAR-10 have 32 pixels"),
+            (scenes, "path", "digit scenes are drawn, not read"),
+            (data.sound == "none", "sound_noise", "there is no sound"),
+        ],
+        "vision": [
+            (not timm, "timm_name", "vision.kind is not timm"),
+            (timm, f"patch_size {sizes}", "the model of timm decides that"),
+            (not stem, "norm halve", "only a convolutional stem has that"),
+        ],
+        "text": [
+            (scratch, "name", "text.kind is scratch"),
+            (not scratch, f"{sizes} max_length dropout", "the pretrained model decides that"),
+        ],
+        "train": [
+            (not chosen.train.epochs, f"{trains} checkpoint_minutes", "train.epochs is 0"),
+            (not captions, "text_lr", "only cmssf has a text tower"),
+        ],
+        "judge": [
+            (plain and not captions, "", "without classes, nothing is measured with labels"),
+            (not choosing, "per_class draws pixels fine_tune", "judge.fractions is empty"),
+            (method == "mae", "fine_tune", "a masked autoencoder is always fine-tuned"),
+        ],
+        "fine_tune": [
+            (not tuned, "", "judge.fine_tune is off, or there are no labels"),
+            (not chosen.fine_tune.steps, "batch_size lr baseline views.", "fine_tune.steps is 0"),
+        ],
+        "cmssf": [
+            (cmssf.depth == 0, "hidden head_norm", "cmssf.depth is 0"),
+            (not cmssf.freeze_image, "cached_views", "cmssf.freeze_image is off"),
+            (frozen, "views.", "the image encoder is frozen, and cmssf.cached_views is 0"),
+            (not cmssf.image_loss, "image_weight", "there is no cmssf.image_loss"),
+        ],
+        "fusion": [
+            (fusion.rule != "bilinear", "rank", "fusion.rule is not bilinear"),
+            ("sound" not in fusion.modalities, "samples mels", "fusion.modalities has no sound"),
+            ("text" not in fusion.modalities, "max_length", "fusion.modalities has no text"),
+            (fusion.kind != "coattention", "norm_first", "only co-attention has that"),
+            (not hides, "hidden", "only feature fusion and co-attention have that"),
+        ],
+        "supervised": [(alone, "hidden dim temperature", "supervised.loss is not supcon")],
+        "dino": [(no_crops, "local_size local_views.", "dino.local_crops is 0")],
+    }
+    return {
+        f"{section}.{name}": why
+        for section, rows in cases.items()
+        for case, names, why in rows
+        if case
+        for name in names.split(" ")
+    }
 
 
 def check_given(given: list[str], chosen: Preset, method: str) -> list[str]:

@@ -107,8 +107,6 @@ def _found(root: Path, method: str, usual: Preset) -> tuple[DataConfig, int]:
                     f"{method} learns from captions: put a table {TABLES[0]} with the columns "
                     f"file_name and text into {root}"
                 )
-        if method == "supervised" and not splits:
-            raise ValueError(f"supervised needs classes: {root}/train/<class>/* and test/<class>/*")
     side = usual.vision.image_size
     if usual.vision.kind != "timm":
         side = min(LARGEST.get(usual.name, side), max(8, pixels // 4 * 4))
@@ -134,7 +132,8 @@ def _changes(usual: Preset, chosen: Preset, method: str) -> list[str]:
     )
     changed = {k: v for k, v in after.items() if v != before[k] and "views" not in k}
     asleep = tuple(idle(chosen, method))
-    return [f"--{k} {_written(v)}" for k, v in changed.items() if not k.startswith(asleep)]
+    words = {k: map(str, v if isinstance(v, list) else [v]) for k, v in changed.items()}
+    return [f"--{k} {' '.join(word)}" for k, word in words.items() if not k.startswith(asleep)]
 
 
 def _is_cifar10(root: Path) -> bool:
@@ -157,9 +156,8 @@ def _with_sizes(usual: Preset, steps: int, method: str, train: ImageTextData) ->
         judge = replace(judge, per_class=min(usual.judge.per_class or 10, fewest), fractions=(1.0,))
     labelled = judge.per_class * len(train.class_names)
     longest = max(usual.text.max_length, _longest(train.unique_captions))
-    fusion = replace(
-        usual.fusion, modalities=("image", "text"), image_size=(side, side), max_length=longest
-    )
+    tuned = max(1, min(usual.fine_tune.batch_size, labelled))
+    fusion = replace(usual.fusion, modalities=("image", "text"), image_size=(side, side))
     return replace(
         usual,
         data=replace(usual.data, validation=held_out),
@@ -167,10 +165,8 @@ def _with_sizes(usual: Preset, steps: int, method: str, train: ImageTextData) ->
         text=replace(usual.text, max_length=longest),
         train=replace(old, batch_size=batch, epochs=epochs),
         judge=judge,
-        fine_tune=replace(
-            usual.fine_tune, batch_size=max(1, min(usual.fine_tune.batch_size, labelled))
-        ),
-        fusion=fusion,
+        fine_tune=replace(usual.fine_tune, batch_size=tuned),
+        fusion=replace(fusion, max_length=longest),
     )
 
 
@@ -185,11 +181,6 @@ def _with_views(usual: Preset, mirrored: bool) -> Preset:
                 own = replace(own, **{name: views})
         changed[method] = own
     return replace(usual, **changed)
-
-
-def _written(value: object) -> str:
-    """Return a value as the command line takes it."""
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _longest(captions: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -170,15 +170,13 @@ class Captured(NamedTuple):
 
 def copied(batch: Batch) -> Batch:
     """Return a batch in memory of its own."""
-    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    changed: dict[str, Any] = {k: v.clone() for k, v in values.items() if isinstance(v, Tensor)}
-    return replace(batch, **changed)
+    own: dict[str, Any] = {k: v.clone() for k, v in vars(batch).items() if isinstance(v, Tensor)}
+    return replace(batch, **own)
 
 
 def tensors_of(batch: Batch) -> list[Shaped[Tensor, "..."]]:
     """Return a batch's tensors, in the order of its fields."""
-    values = [getattr(batch, f.name) for f in fields(batch)]
-    return [value for value in values if isinstance(value, Tensor)]
+    return [value for value in vars(batch).values() if isinstance(value, Tensor)]
 
 
 @torch.no_grad()

@@ -1,24 +1,27 @@
-"""What is noted while a method trains: the numbers of the steps, and where their time goes."""
+"""What is noted while a method trains: where the time goes, the steps' numbers, checkpoints."""
 
+import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cmssf_lib.files import damage_of, read_tensors, write_tensors
 from cmssf_lib.runs import Run
-from cmssf_lib.train.watch import signs_of_collapse
 
 #: Parts of a step outside the model's arithmetic; together they should stay under 10 %.
 OVERHEAD = ("data", "views", "logging")
 READ_EVERY = 50  # steps between two readings of what was logged, on a GPU
 RANK_EVERY = 10  # steps between two measurements of the embeddings, which cost milliseconds each
 NORM = "gradient_norm"
+CHECKPOINT_FORMAT = "cmssf-checkpoint-2"
 
 Item = TypeVar("Item")
 
@@ -95,6 +98,9 @@ class Log:
         loss: The loss that was read last.
     """
 
+    #: What is logged of the embeddings. `cmssf_lib.train` adds the signs of a collapse.
+    statistics: ClassVar[list[Callable[[Tensor], dict[str, Tensor]]]] = []
+
     def __init__(self, run: Run, device: torch.device, steps_an_epoch: int, scaled: bool) -> None:
         self.run, self.scaled = run, scaled
         self.every = 1 if device.type == "cpu" else READ_EVERY
@@ -110,7 +116,8 @@ class Log:
         """
         embeddings, every = losses.pop("embeddings", None), max(RANK_EVERY, self.every)
         if embeddings is not None and step % self.steps_an_epoch % every == 0:
-            losses |= signs_of_collapse(embeddings)
+            for statistic in self.statistics:
+                losses |= statistic(embeddings)
         self.unread.append((step, {k: v.detach() for k, v in losses.items()} | {NORM: norm}))
         if len(self.unread) >= self.every:
             self.read()
@@ -145,3 +152,48 @@ class Log:
         means = {key: total / count for key, (total, count) in self.sums.items()}
         self.sums = {}
         return means
+
+
+def write_checkpoint(
+    path: Path, method: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+) -> None:
+    """Write the weights and the optimizer's state, and everything else as JSON in the header.
+
+    Args:
+        path: The safetensors file.
+        method: The model.
+        optimizer: Its optimizer.
+        state: What else to store; JSON must be able to represent it.
+    """
+    moments = optimizer.state_dict()
+    tensors = {f"model.{k}": v for k, v in method.state_dict().items()}
+    for index, values in moments["state"].items():
+        tensors |= {  # only tensors: Muon also keeps a flag, which it can tell from the group
+            f"optimizer.{index}.{name}": value
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+    kept = json.dumps({**state, "param_groups": moments["param_groups"]})
+    write_tensors(path, tensors, {"format": CHECKPOINT_FORMAT, "state": kept})
+
+
+def read_checkpoint(
+    path: Path, method: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Restore what `write_checkpoint` wrote into the model and its optimizer; return the rest.
+
+    Raises:
+        ValueError: If the file is cut off, damaged, or of another kind.
+    """
+    tensors, metadata = read_tensors(path, CHECKPOINT_FORMAT)
+    with damage_of(path):
+        state: dict[str, Any] = json.loads(metadata["state"])
+        method.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                moments[int(index)][name] = value
+        groups = state.pop("param_groups")
+        optimizer.load_state_dict({"state": dict(moments), "param_groups": groups})
+    return state

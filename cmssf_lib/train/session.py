@@ -23,10 +23,8 @@ from cmssf_lib.files import lock_folder
 from cmssf_lib.methods.base import Method
 from cmssf_lib.runs import Run
 from cmssf_lib.train import steps as step_rules
-from cmssf_lib.train.checkpoint import read_checkpoint, write_checkpoint
-from cmssf_lib.train.log import OVERHEAD, Log, Stopwatch
+from cmssf_lib.train.log import OVERHEAD, Log, Stopwatch, read_checkpoint, write_checkpoint
 from cmssf_lib.train.steps import Beside, LogStep, Step
-from cmssf_lib.train.watch import warn_of_collapse
 
 
 @dataclass(eq=False)
@@ -40,8 +38,8 @@ class Session:
         done: Number of steps taken so far, of ``steps`` in total.
     """
 
-    #: Makers of what works beside the steps. `cmssf_lib.train` adds the choice of threads.
-    beside: ClassVar[list[Callable[["Session"], Beside]]] = []
+    #: What works beside the steps. `cmssf_lib.train` adds checks, records, warnings, threads.
+    beside: ClassVar[list[type[Beside]]] = []
     #: Each makes a step faster. `cmssf_lib.train` adds CUDA graphs.
     quicken: ClassVar[list[Callable[["Session", Step], Step]]] = []
 
@@ -59,7 +57,7 @@ class Session:
         self.run.config.setdefault("data_fingerprint", self.data.fingerprint)
         self.steps_an_epoch = len(self.data) // self.config.batch_size
         self.steps = self.steps_an_epoch * self.config.epochs
-        self.stopwatch, self.warned = Stopwatch(), False
+        self.stopwatch = Stopwatch()
         self.threads: int | None = None  # of an interrupted run
         self.seconds = 0.0  # of the current epoch, before it was interrupted
 
@@ -79,19 +77,13 @@ class Session:
             self.log_step: LogStep = self.log.add  # a captured step leaves it to its replays
             if self.first and run.path is not None:
                 stack.enter_context(lock_folder(run.path))
-            step_rules.require_one_model(method, config, self.accelerator.num_processes)
             home = next((weight.device for weight in method.parameters()), device)
             stack.callback(lambda: method.eval().to(home))  # back to the user's device at the end
             method.to(device)
-            gpus = [device] if device.type == "cuda" else []
-            stack.enter_context(torch.random.fork_rng(gpus))  # every step seeds its own
+            # Every step seeds the generators; afterwards they are as the caller left them.
+            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             stack.enter_context(self.stopwatch.on(method, "views"))
             self.received = stack.enter_context(machine.interruptible())
-            machine.keep_freed_memory()
-            before = Run.load(run.path).environment if run.path is not None and run.begun else None
-            here = machine.environment(device, before)
-            here |= {"processes": self.accelerator.num_processes, "precision": precision}
-            run.environment |= here
             self.optimizer = step_rules.make_optimizer(method, config)
             self.done = self._load()
             self.accelerator.wait_for_everyone()  # all processes have read before the first writes
@@ -101,6 +93,8 @@ class Session:
             self.helpers = [helper(self) for helper in self.beside]
             for helper in self.helpers:
                 stack.callback(helper.end)
+            if self.first and not run.begun:
+                run.save()
             self.saved_at = time.monotonic()
             yield self
             self._finish()
@@ -168,12 +162,12 @@ class Session:
             self.bar.update(self.config.batch_size)
             self.bar.set_postfix(loss=f"{self.log.loss:.3f}", refresh=False)
             due = time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
-            stop = self._interrupted()
-            if (due or stop) and self.done % self.steps_an_epoch:
+            stop, inside = self._interrupted(), self.done % self.steps_an_epoch > 0
+            if (due or stop) and inside:
                 self._save(self.seconds + time.monotonic() - self.started)
             for helper in self.helpers:
                 helper.after_step()
-        if stop and self.done % self.steps_an_epoch:
+        if stop and inside:
             where = f"; go on with the folder {self.run.path}" if self.run.path else ""
             raise KeyboardInterrupt(f"stopped after step {self.done} of {self.steps}{where}")
 
@@ -194,9 +188,9 @@ class Session:
             self.method.eval()
             row |= {key: float(value) for key, value in self.each_epoch(self.method).items()}
         run.history.append(row)
-        run.environment |= machine.peak_memory(self.accelerator.device)
+        for helper in self.helpers:
+            helper.after_epoch(row)
         if self.first:
-            self.warned = self.warned or warn_of_collapse(row, config.epochs)
             run.save()
         self.seconds = 0.0
         self._save(self.seconds)
@@ -215,29 +209,22 @@ class Session:
             step_rules.round_weights(self.method)
         if self.first:
             self.run.save_weights(self.method)
-            if self.run.checkpoint is not None:
-                self.run.checkpoint.unlink(missing_ok=True)
         if self._interrupted():
             raise KeyboardInterrupt("stopped after the last step: the training is over")
 
     def _load(self) -> int:
         """Restore method, optimizer and history from a checkpoint; return the steps done."""
         run = self.run
-        if run.checkpoint is None:
-            return 0
         if run.state() in ("trained", "measured"):
             raise ValueError(f"{run.path} holds a finished run: choose another folder or delete it")
-        if run.checkpoint.is_file():
+        if run.checkpoint is not None and run.begun:
             kept = read_checkpoint(run.checkpoint, self.method, self.optimizer)
             run.history, self.seconds = kept["history"], kept["seconds"]
             self.threads = kept["threads"]
             self.log.sums = {key: (total, count) for key, (total, count) in kept["sums"].items()}
             return int(kept["done"])
-        if self.first:
-            weights = sum(t.nbytes for t in self.method.state_dict().values())
-            # Weights and two moments, twice: the new file is written before the old one goes.
-            step_rules.require_room(run.checkpoint.parent, 2 * 3 * weights, "checkpoints")
-            run.save()
+        if self.first and run.path is not None:
+            step_rules.require_room(run.path, self.method)
         return 0
 
     def _save(self, seconds: float) -> None:

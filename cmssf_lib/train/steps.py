@@ -3,41 +3,45 @@
 import errno
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from timm.optim import Muon
 from torch import Tensor, nn
 
 from cmssf_lib.data.image_text import Batch, ImageTextData
-from cmssf_lib.methods.base import Method
 from cmssf_lib.settings import BelowOne, settings
 
+if TYPE_CHECKING:
+    from cmssf_lib.train.session import Session
+
 # fused: one call for all parameters. Without it a step of DINO's quick preset takes a sixth longer.
+# `cmssf_lib.train` adds Muon.
 OPTIMIZERS: dict[str, partial[Any]] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "adamw": partial(torch.optim.AdamW, fused=True),
-    # timm's, since PyTorch's refuses convolutions. With its default scale an update is as large as
-    # AdamW's, so both can use the same learning rate.
-    "muon": partial(Muon, nesterov=True, betas=(0.9, 0.999)),
 }
-
 
 Step = Callable[[Batch], None]  # from the views to the update
 LogStep = Callable[[int, dict[str, Tensor], Tensor], None]
 
 
-class Beside(Protocol):
-    """Something that works beside the steps."""
+class Beside:
+    """Something that works beside the steps of a training. It is made before the first of them."""
+
+    def __init__(self, session: "Session") -> None:
+        self.session = session
 
     def after_step(self) -> None:
         """Do what is to be done after each step."""
+
+    def after_epoch(self, row: Mapping[str, float]) -> None:
+        """Do what is to be done after each epoch, which has added this row to the history."""
 
     def end(self) -> None:
         """Clean up, after errors too."""
@@ -99,52 +103,19 @@ def require_trainable(config: TrainConfig, data: ImageTextData) -> None:
         )
 
 
-def require_one_model(method: Method, config: TrainConfig, processes: int) -> None:
-    """Refuse several processes if the result would differ from that of a single one.
+def require_room(folder: Path, method: nn.Module) -> None:
+    """Refuse a folder in which the checkpoints of a method would not fit on the disk.
 
     Raises:
-        ValueError: If the batch cannot be divided among them, or the loss or a batch norm would
-            only see the pictures of one process.
+        OSError: If too few bytes are free.
     """
-    if processes == 1:
-        return
-    if config.batch_size % processes:
-        raise ValueError(
-            f"batch_size={config.batch_size} does not divide among {processes} processes: choose a "
-            "multiple"
-        )
-    for part in method.modules():
-        if isinstance(part, Method) and not part.compares_all_processes:
-            beside = "" if part is method else ", the second loss,"
-            raise ValueError(
-                f"{type(part).__name__}{beside} would compare the pictures of one process only, "
-                f"and {processes} were started: start a single one"
-            )
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(
-                f"batch norm would normalise the pictures of each of the {processes} processes "
-                "separately: set vision.norm=group, or start a single one"
-            )
-
-
-def require_room(folder: Path, needed: float, what: str) -> None:
-    """Refuse to start writing files that would not fit on the disk.
-
-    Args:
-        folder: An existing folder.
-        needed: Bytes.
-        what: What the files are, for the message.
-
-    Raises:
-        OSError: If fewer bytes are free.
-    """
+    # Weights and two moments, twice: the new file is written before the old one goes.
+    needed = 2 * 3 * sum(t.nbytes for t in method.state_dict().values())
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"{folder} has {free / 1e6:,.0f} MB free and {what} take {needed / 1e6:,.0f} MB: free "
-            "some space or choose another folder",
-        )
+        why = f"has {free / 1e6:,.0f} MB free and checkpoints take {needed / 1e6:,.0f} MB"
+        what = f"{folder} {why}: free some space or choose another folder"
+        raise OSError(errno.ENOSPC, what)
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:

@@ -1,4 +1,4 @@
-"""Monitoring during training: do the embeddings collapse?
+"""Beside a training: checks of several processes, records of machines, warnings of a collapse.
 
 A collapse is a low loss reached without looking at the pictures: all embeddings become alike. Two
 statistics of the embeddings are logged every few steps, and `diagnose` reads a row of a run's
@@ -11,8 +11,14 @@ from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from cmssf_lib.environment import environment, peak_memory
+from cmssf_lib.methods.base import Method
+from cmssf_lib.runs import Run
+from cmssf_lib.train.session import Session
+from cmssf_lib.train.steps import Beside, TrainConfig
 
 CONSTANT = 0.1  # a `feature_std` below this: the embeddings are nearly equal
 FEW = 2.5  # an effective rank below this: embeddings on a line or a plane
@@ -26,6 +32,73 @@ GRACE, GRACE_EPOCHS = 0.25, 2
 
 class CollapseWarning(UserWarning):
     """The embeddings become constant, or use few dimensions; see `diagnose`."""
+
+
+class CollapseWatch(Beside):
+    """Warns once if the history shows a collapse after the first quarter of the training."""
+
+    warned = False
+
+    def after_epoch(self, row: Mapping[str, float]) -> None:
+        """Look at the epoch that has ended."""
+        grace = max(GRACE_EPOCHS, GRACE * self.session.config.epochs)
+        if self.warned or not self.session.first or row["epoch"] - 1 < grace:
+            return
+        if cause := diagnose(row):
+            self.warned = True
+            warnings.warn(f"epoch {row['epoch']:.0f}: {cause}", CollapseWarning, stacklevel=5)
+
+
+def require_one_model(method: Method, config: TrainConfig, processes: int) -> None:
+    """Refuse several processes if the result would differ from that of a single one.
+
+    Raises:
+        ValueError: If the batch cannot be divided among them, or the loss or a batch norm would
+            only see the pictures of one process.
+    """
+    if processes == 1:
+        return
+    if config.batch_size % processes:
+        raise ValueError(
+            f"batch_size={config.batch_size} does not divide among {processes} processes: choose a "
+            "multiple"
+        )
+    for part in method.modules():
+        if isinstance(part, Method) and not part.compares_all_processes:
+            beside = "" if part is method else ", the second loss,"
+            raise ValueError(
+                f"{type(part).__name__}{beside} would compare the pictures of one process only, "
+                f"and {processes} were started: start a single one"
+            )
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"batch norm would normalise the pictures of each of the {processes} processes "
+                "separately: set vision.norm=group, or start a single one"
+            )
+
+
+class ProcessCheck(Beside):
+    """Refuses several processes that would not train one model; see `require_one_model`."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        require_one_model(session.method, session.config, session.accelerator.num_processes)
+
+
+class MachineRecord(Beside):
+    """Records the machines that a run was trained on, and the peak memory."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        run, accelerator = session.run, session.accelerator
+        before = Run.load(run.path).environment if run.path is not None and run.begun else None
+        run.environment |= environment(accelerator.device, before)
+        run.environment["processes"] = accelerator.num_processes
+        run.environment["precision"] = accelerator.mixed_precision
+
+    def after_epoch(self, row: Mapping[str, float]) -> None:
+        """Record the peak so far."""
+        self.session.run.environment |= peak_memory(self.session.accelerator.device)
 
 
 def feature_std(z: Float[Tensor, "b dim"]) -> Float[Tensor, ""]:
@@ -75,19 +148,6 @@ def effective_rank(z: Float[Tensor, "b dim"]) -> Float[Tensor, ""]:
 def signs_of_collapse(z: Float[Tensor, "b dim"]) -> dict[str, Float[Tensor, ""]]:
     """Return the statistics that are logged for the embeddings that a loss compared."""
     return {"feature_std": feature_std(z), "effective_rank": effective_rank(z)}
-
-
-def warn_of_collapse(row: Mapping[str, float], epochs: int) -> bool:
-    """Warn if a row of the history shows a collapse; return whether it does.
-
-    Args:
-        row: With its "epoch", from 1.
-        epochs: Of the whole training; there is no warning in the first quarter.
-    """
-    cause = diagnose(row) if row["epoch"] - 1 >= max(GRACE_EPOCHS, GRACE * epochs) else None
-    if cause:
-        warnings.warn(f"epoch {row['epoch']:.0f}: {cause}", CollapseWarning, stacklevel=5)
-    return cause is not None
 
 
 def diagnose(row: Mapping[str, float]) -> str | None:

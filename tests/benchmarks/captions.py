@@ -10,10 +10,10 @@ from benchmarks.pictures import pictures
 from benchmarks.report import Report
 from cmssf_lib.build import build
 from cmssf_lib.data import Batch, batches
-from cmssf_lib.machine import keep_freed_memory
 from cmssf_lib.methods import CMSSF
 from cmssf_lib.presets import preset
 from cmssf_lib.train import make_optimizer
+from cmssf_lib.train.threads import keep_freed_memory
 
 LARGEST = 0.02
 

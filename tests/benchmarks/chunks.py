@@ -8,8 +8,8 @@ import torch
 
 from benchmarks.alternate import Turn, alternate, ratio
 from benchmarks.report import Report
+from cmssf_lib.environment import peak_memory_gb
 from cmssf_lib.losses import image_text_loss
-from cmssf_lib.machine import peak_memory_gb
 
 LESS_MEMORY, MORE_TIME = 8.0, 1.3
 

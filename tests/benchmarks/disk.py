@@ -22,7 +22,7 @@ from PIL import Image
 from benchmarks.report import Report
 from cmssf_lib.build import build
 from cmssf_lib.data import arrow_folder, digit_scenes
-from cmssf_lib.machine import peak_memory_gb
+from cmssf_lib.environment import peak_memory_gb
 from cmssf_lib.presets import preset
 from cmssf_lib.train import CollapseWarning, fit
 

@@ -3,7 +3,8 @@
 lightly's is the loop of its examples: two workers make views with PIL, the model sees the first
 views and then the second, `NTXentLoss` compares them. Encoder, head, pictures, views, batch size,
 optimizer, clipping and PyTorch's number of threads are the same on both sides. What `fit` does
-beside, such as keeping freed memory (`cmssf_lib.machine.keep_freed_memory`), is on our side alone.
+beside, such as keeping freed memory (`cmssf_lib.train.threads.keep_freed_memory`), is on our side
+alone.
 """
 
 import time
