@@ -4,8 +4,8 @@
 - ``standard``: CIFAR-10 and a small vision transformer with a convolutional stem.
 - ``paper``: the source chapter's own set-up (sections 3.3 and 3.4), for a GPU.
 
-`quick` writes every value out; the others name what differs. What a field means is explained where
-its class declares it. Presets are frozen; ``dataclasses.replace`` makes a changed copy.
+Each is a flat file. What a field means is explained where its class declares it. Presets are
+frozen; ``dataclasses.replace`` makes a changed copy.
 """
 
 import os

@@ -6,10 +6,9 @@ comparisons on CIFAR-10.
 
 from dataclasses import replace
 
-from cmssf_lib import encoders, train, views
+from cmssf_lib import encoders, evaluate, methods, train, views
 from cmssf_lib.presets import standard
 from cmssf_lib.presets.preset import Preset
-from cmssf_lib.presets.quick import QUICK
 from cmssf_lib.presets.standard import STANDARD
 
 _BESIDE = replace(
@@ -37,7 +36,9 @@ PAPER = replace(
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     ),
-    text=replace(QUICK.text, width=256, depth=4),
+    text=encoders.TextConfig(
+        kind="scratch", width=256, depth=4, heads=4, max_length=16, dropout=0.0
+    ),
     train=train.TrainConfig(
         epochs=100,
         batch_size=128,
@@ -49,9 +50,19 @@ PAPER = replace(
         warmup=0.0,
         clip=0.0,
     ),
-    judge=QUICK.judge,
-    fine_tune=QUICK.fine_tune,
-    cmssf=replace(QUICK.cmssf, hidden=384, views=views.ViewsConfig(area=(0.6, 1.0), flip=0.5)),
+    judge=evaluate.JudgeConfig(per_class=10, fractions=(), draws=3, fine_tune=False, pixels=False),
+    fine_tune=evaluate.FineTuneConfig(
+        steps=600, batch_size=50, lr=3e-3, baseline=True, views=views.ViewsConfig()
+    ),
+    cmssf=methods.CMSSFConfig(
+        dim=256,
+        hidden=384,
+        depth=1,
+        head_norm=False,
+        loss="one_hot",
+        temperature=0.07,
+        views=views.ViewsConfig(area=(0.6, 1.0), flip=0.5),
+    ),
 )
 
 METHODS: dict[str, Preset] = {
