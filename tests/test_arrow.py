@@ -19,7 +19,7 @@ from test_train import TINY, same_weights
 
 from cmssf_lib import cli, evaluate
 from cmssf_lib.build import build
-from cmssf_lib.cli import measure
+from cmssf_lib.cli.require import require_measurable
 from cmssf_lib.data import (
     ImageTextData,
     StoredPictures,
@@ -405,8 +405,8 @@ def test_load_opens_them(folder, disk):
         ({"path": None}, "arrow needs a folder"),
         ({"pixel_noise": 0.1}, "set pixel_noise=0"),
         ({"sound": "same"}, "set sound='none'"),
-        ({"captions": "a.csv"}, "needs name='image_folder'"),
-        ({"skip_unreadable": True}, "needs name='image_folder'"),
+        ({"captions": "a.csv"}, "captions table needs"),
+        ({"skip_unreadable": True}, "skip_unreadable needs"),
     ],
 )
 def test_settings_that_cannot_act_are_refused(folder, changes, message, monkeypatch):
@@ -419,7 +419,7 @@ def test_pixels_as_a_baseline_are_refused_before_the_training(disk):
     chosen = preset("quick", "simclr")
     chosen = replace(chosen, judge=replace(chosen.judge, pixels=True))
     with pytest.raises(ValueError, match=r"set judge\.pixels=False"):
-        measure.require_measurable(disk.train, disk.test, chosen, "simclr")
+        require_measurable(disk, disk.test, chosen, "simclr")
 
 
 def test_the_shell_trains_and_measures_on_them(folder, tmp_path, capsys):
