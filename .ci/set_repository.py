@@ -53,8 +53,8 @@ PLACES = (
     Place(
         "README.md",
         "- **Colab**: `git archive --prefix cmssf/ -o cmssf.zip HEAD` packs the book. In Colab, "
-        "upload a notebook\n  (File > Upload notebook) and the zip file (Files, on the left), and "
-        "run `!unzip -q cmssf.zip` before\n  the first cell.\n",
+        "upload a notebook\n  and the zip file, and run `!unzip -q cmssf.zip` before the first "
+        "cell.\n",
         "- **Colab**: press the badge above, or the rocket on a notebook's page. The first cell "
         "fetches the\n  book and installs the library.\n",
     ),

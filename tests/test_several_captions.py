@@ -3,8 +3,10 @@
 import itertools
 import json
 import math
+import warnings
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,7 +29,7 @@ from cmssf_lib.data import (
     with_scene_parts,
 )
 from cmssf_lib.data.changes import mispaired
-from cmssf_lib.encoders import require_tokens
+from cmssf_lib.encoders import readable, tokenize, word_tokenizer
 from cmssf_lib.evaluate import (
     both_retrievals,
     class_captions,
@@ -370,18 +372,58 @@ def test_a_trained_model_is_measured_with_all_captions(scenes):
 # --- every caption is checked before the first step -------------------------------------------
 
 
-def test_an_unknown_word_of_the_test_set_is_named_with_its_set(scenes):
+def with_captions(data, captions):
+    return replace(data, captions=tuple(captions))
+
+
+def test_words_that_only_test_captions_have_are_left_out_and_named(scenes):
     model = new_model(scenes.train)
-    require_tokens(model, *scenes)
+    assert all(readable(model, data) is data for data in scenes)
     strange = list(scenes.test.captions)
-    strange[7] = (*strange[7], "a zebra")
-    with pytest.raises(
-        ValueError, match=r"^digit scenes, colour.*: the caption 'a zebra' holds .*'zebra'"
-    ):
-        require_tokens(model, scenes.train, replace(scenes.test, captions=tuple(strange)))
-    strange[7] = " ".join(["a"] * 15)
-    with pytest.raises(ValueError, match="has 17 tokens; the text encoder accepts at most 16"):
-        require_tokens(model, scenes.train, replace(scenes.test, captions=tuple(strange)))
+    known = strange[7][0]
+    strange[7] = (*strange[7], f"{known}, of a Zebra")
+    strange[9] = (f"zebra {known}",)
+    with pytest.warns(UserWarning, match="2 of .* no training caption.* left out: '[Zz]ebra'") as w:
+        read = readable(model, with_captions(scenes.test, strange))
+    assert len(w) == 1
+    assert read.caption_sets[9] == (known,)
+    assert "ebra" not in "".join(read.unique_captions)
+    tokenize(model.text_encoder.tokenizer, read.unique_captions)
+
+
+@pytest.mark.parametrize(
+    ("caption", "said"),
+    [
+        ("Zebra", "the caption 'Zebra' holds .*never seen: 'Zebra'"),
+        (" ".join(["a"] * 15), ".* has 17 tokens; the text encoder accepts at most 16"),
+    ],
+)
+def test_a_caption_that_cannot_be_read_is_named_with_its_set(scenes, caption, said):
+    strange = [*scenes.test.captions[:7], caption, *scenes.test.captions[8:]]
+    with pytest.raises(ValueError, match=rf"^digit scenes, colour.*: {said}"):
+        readable(new_model(scenes.train), with_captions(scenes.test, strange))
+
+
+@settings(max_examples=50)
+@given(st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=4))
+def test_what_is_left_of_any_caption_is_read_or_refused_in_one_sentence(model_of_words, words):
+    text = " ".join(["red", *words])
+    try:
+        data = ImageTextData(**{**GOOD, "captions": (text, "a", "b")})
+    except ValueError:
+        return  # half a surrogate pair, say
+    with warnings.catch_warnings(action="ignore"):
+        read = readable(model_of_words, data)
+    ids, _ = tokenize(model_of_words.tokenizer, read.unique_captions)
+    assert not (ids == model_of_words.tokenizer.unk_token_id).any()
+    assert "red" in read.unique_captions[0]
+
+
+@pytest.fixture(scope="module")
+def model_of_words() -> torch.nn.Module:
+    module = torch.nn.Module()
+    module.tokenizer = word_tokenizer(["a red B"], 99)
+    return module
 
 
 def own_folder(place, **told: str):
@@ -399,7 +441,7 @@ def own_folder(place, **told: str):
 
 @pytest.mark.parametrize("method", ["cmssf", "fusion"])
 @pytest.mark.parametrize(
-    ("told", "said"), [("a zebra", "never seen: 'zebra'"), ("a " * 70, "has 72 tokens")]
+    ("told", "said"), [("zebra", "never seen: 'zebra'"), ("a " * 70, "has 72 tokens")]
 )
 def test_the_command_refuses_before_the_first_step(
     tmp_path, monkeypatch, capsys, method, told, said
@@ -409,6 +451,7 @@ def test_the_command_refuses_before_the_first_step(
     own_folder(tmp_path / "own", told=told)
     data = ["name=image_folder", "captions=captions.jsonl", "image_size=16", "validation=8"]
     settings = [f"--data.{setting}" for setting in data] + ["--train.batch_size=8"]
+    settings += ["--text.max_length=16"] if method == "cmssf" else ["--fusion.max_length=16"]
     if method == "fusion":
         settings += [
             "--data.text=caption",
@@ -424,3 +467,22 @@ def test_the_command_refuses_before_the_first_step(
     assert said in printed.err
     assert "epoch 1/" not in printed.out
     assert not list(tmp_path.glob("run/checkpoint*"))
+
+
+def test_the_command_trains_on_captions_with_words_that_only_test_captions_have(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("CMSSF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    own_folder(tmp_path / "own", told="a zebra")
+    options = ["--train.epochs=1", "--judge.fractions"]
+    command = ["train", "cmssf", "--preset=quick", "--data=own", "--run=run", *options]
+    assert cli.main(command) == 0
+    noted = capsys.readouterr().err
+    assert "own test: 1 of 6 captions hold words of no training caption" in noted
+    assert "left out: 'zebra'" in noted
+    assert cli.main(["evaluate", "run", "--data=own"]) == 0
+    told = capsys.readouterr()
+    assert "left out: 'zebra'" in told.err
+    recorded = json.loads(Path("run/results.json").read_text("utf-8"))
+    assert f"{recorded['exact_caption_R@1']:.4f}" in told.out

@@ -13,7 +13,7 @@ from cmssf_lib.cli import measure
 from cmssf_lib.cli.require import require_measurable
 from cmssf_lib.cli.terminal import say
 from cmssf_lib.data import ImageTextData, Splits, batches, load
-from cmssf_lib.encoders import require_tokens
+from cmssf_lib.encoders import readable
 from cmssf_lib.environment import environment, peak_memory_gb
 from cmssf_lib.files import home, lock_folder, records, require_writable
 from cmssf_lib.fusion import FusionClassifier
@@ -64,7 +64,8 @@ def load_trained(run: Run, pictures: str | None) -> tuple[Method, Splits, bool]:
             f"the run {run.path} was trained on other data, so the words of its tokenizer are not "
             "known: give the folder of its training data with --data"
         )
-    return trained(run, splits.train), splits, same
+    method = trained(run, splits.train)
+    return method, Splits(*(readable(method, data) for data in splits)), same
 
 
 def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
@@ -86,7 +87,7 @@ def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
 
     Raises:
         ValueError: If the folder holds a finished run or one with another configuration, or if
-            the evaluation would be impossible, by a word that no training caption has, say.
+            the evaluation would be impossible, by a caption without a known word, say.
     """
     require_writable(folder)
     splits, first = load(chosen.data), machine.process_index() == 0
@@ -102,7 +103,7 @@ def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
         run.history, run.environment = before.history, before.environment
     to_train = chosen.train.epochs > 0 and so_far != "trained"
     method = build(chosen, name, splits.train) if to_train else trained(run, splits.train)
-    require_tokens(method, *splits)
+    splits = Splits(*(readable(method, data) for data in splits))
     if first:
         say(
             f"{name} on {training.name}: {len(training)} pictures for training, {len(validation)} "

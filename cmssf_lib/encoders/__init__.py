@@ -9,7 +9,7 @@ from cmssf_lib.encoders.audio import AudioTokens as AudioTokens, log_mel as log_
 from cmssf_lib.encoders.backbone import ConvStem as ConvStem, VisionConfig as VisionConfig
 from cmssf_lib.encoders.text import TextConfig as TextConfig, TextEncoder as TextEncoder
 from cmssf_lib.encoders.tokens import (
-    require_tokens as require_tokens,
+    readable as readable,
     tokenize as tokenize,
     word_tokenizer as word_tokenizer,
 )

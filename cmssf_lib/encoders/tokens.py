@@ -1,7 +1,10 @@
 """Turn captions into token ids: with the words of the training captions, or as a model does."""
 
 import re
+import warnings
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Int
@@ -133,16 +136,49 @@ def _texts(captions: Sequence[str]) -> tuple[str, ...]:
     return texts
 
 
-def require_tokens(model: nn.Module, *sets: ImageTextData) -> None:
-    """Check that a model's tokenizer, if it has one, can read every caption of these data sets.
+def readable(model: nn.Module, data: ImageTextData) -> ImageTextData:
+    """Return a data set without the words that a model's tokenizer, if it has one, does not know.
+
+    Natural captions of test pictures have words that no training caption had. A warning names the
+    words and counts the captions. What is left of a caption can be read.
 
     Raises:
-        ValueError: As for `tokenize`; the message names the data set.
+        ValueError: If a caption has no known word, or too many tokens; the message names the data
+            set.
     """
     found = (getattr(part, "tokenizer", None) for part in model.modules())
     for tokenizer in filter(None, found):
-        for data in sets:
-            try:
-                tokenize(tokenizer, data.unique_captions)
-            except ValueError as error:
-                raise ValueError(f"{data.name}: {error}") from error
+        left_out, read = Counter[str](), dict[str, str]()  # read: old caption -> new one
+        for caption in data.unique_captions:
+            rest, words = _known_part(tokenizer, caption)
+            read[caption] = rest or caption
+            left_out.update(set(words))
+        try:
+            tokenize(tokenizer, list(read.values()))
+        except ValueError as error:
+            raise ValueError(f"{data.name}: {error}") from error
+        if left_out:
+            count = sum(old != new for old, new in read.items())
+            warnings.warn(
+                f"{data.name}: {count} of {len(read)} captions hold words of no training caption. "
+                f"These words are left out: {', '.join(map(repr, left_out))}"[:400],
+                stacklevel=2,
+            )
+            captions = tuple(tuple(read[text] for text in texts) for texts in data.caption_sets)
+            data = replace(data, captions=captions)
+    return data
+
+
+def _known_part(tokenizer: PreTrainedTokenizerBase, caption: str) -> tuple[str, list[str]]:
+    """Return a caption without the words that a tokenizer does not know, and these words."""
+    words = []
+    read = tokenizer(
+        caption, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True
+    )
+    for token, (start, end) in reversed(
+        [*zip(read["input_ids"], read["offset_mapping"], strict=True)]
+    ):
+        if token == tokenizer.unk_token_id:
+            words.append(caption[start:end])
+            caption = caption[:start] + caption[end:]
+    return " ".join(caption.split()) if words else caption, words

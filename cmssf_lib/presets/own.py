@@ -68,7 +68,8 @@ def for_folder(folder: str | Path, method: str, usual: Preset) -> tuple[Preset, 
     had = 50_000 if usual.data.name == "cifar10" else usual.data.train
     steps = usual.train.epochs * ((had - usual.data.validation) // usual.train.batch_size)
     chosen = replace(usual, data=data, minutes="depends on the data")
-    chosen = _with_sizes(chosen, steps, method, train)
+    texts = (*train.unique_captions, *test.unique_captions)
+    chosen = _with_sizes(chosen, steps, method, train, _longest(texts))
     chosen = _with_views(chosen, mirrored=not any(map(SIDED.search, train.unique_captions)))
     classes = len(train.class_names)
     said = f"{classes} classes" if classes > 1 else "no classes"
@@ -144,7 +145,9 @@ def _is_cifar10(root: Path) -> bool:
     return names == {folder.name for folder in (place / "train").iterdir() if folder.is_dir()}
 
 
-def _with_sizes(usual: Preset, steps: int, method: str, train: ImageTextData) -> Preset:
+def _with_sizes(
+    usual: Preset, steps: int, method: str, train: ImageTextData, longest: int
+) -> Preset:
     """Return the preset with sizes and numbers that suit the training set."""
     n, side, old = len(train), usual.data.image_size, usual.train
     batch = min(old.batch_size, 2 ** (n // 8).bit_length() // 2)  # at least eight in an epoch
@@ -155,7 +158,7 @@ def _with_sizes(usual: Preset, steps: int, method: str, train: ImageTextData) ->
     if method != "cmssf":  # which is measured by its captions
         judge = replace(judge, per_class=min(usual.judge.per_class or 10, fewest), fractions=(1.0,))
     labelled = judge.per_class * len(train.class_names)
-    longest = max(usual.text.max_length, _longest(train.unique_captions))
+    longest = max(usual.text.max_length, longest)
     tuned = max(1, min(usual.fine_tune.batch_size, labelled))
     fusion = replace(usual.fusion, modalities=("image", "text"), image_size=(side, side))
     return replace(
