@@ -111,7 +111,7 @@ def test_search_says_when_nothing_fits(place, capsys):
             assert notes.startswith(f"cmssf: {words}" if words else "")
             assert notes.count("\n") == bool(words)
         assert run(capsys, "search", "--like", "pictures/again.png")[1] == ""
-    assert "which 5% of the captions that are true of none reach among 500 held-out" in notes
+    assert "500 held-out pictures say, 5% of the captions that are true of none reach" in notes
     vague = Calibration(best + 1e-4, 0.3, 500)  # most true sentences would lie below, too
     replace(index, calibration=vague).save("runs/index")
     assert run(capsys, "search", "a red seven")[1] == ""
@@ -194,7 +194,8 @@ def test_a_model_is_also_a_run_with_weights(place, capsys):
     found = Index.load("runs/index")
     run_of = preset_of(Run.load("runs/tiny").config)
     _, held_out = load(run_of.data).train.hold_out(20, run_of.data.seed)
-    assert found.calibration == calibrate(search.trained_model("runs/tiny")[0], held_out)
+    model, _, _ = search.trained_model("runs/tiny")
+    assert found.calibration == calibrate(model, held_out, len(found))
     recorded = Run.load("runs/tiny")
     recorded.config["data_fingerprint"] = "0" * 16
     recorded.save()

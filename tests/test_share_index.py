@@ -555,20 +555,41 @@ def test_five_percent_of_what_is_true_of_none_lie_above_the_threshold(seed, n):
     assert found.pictures == n
 
 
+@pytest.mark.parametrize("size", [25, 200, 1_500])
+def test_five_percent_hold_for_an_index_of_another_size(size):
+    """Of sentences that are true of no picture of the index, whose pictures are like those."""
+    n, above, lower = 200, [], 0
+    pixels = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 3, 2, 2).clone()
+    data = ImageTextData(pixels, torch.zeros(n).long(), tuple(map(str, range(n))), ("any",))
+    for seed in range(10):
+        image = torch.nn.functional.normalize(rows(seed, n + size, 16), dim=1)
+        text = torch.nn.functional.normalize(rows(100 + seed, n + 500, 16), dim=1)
+        model = Known(image[:n], text[:n])
+        found = calibrate(model, data, size)
+        best = (text[n:] @ image[n:].T).amax(dim=1)
+        above.append(float((best >= found.threshold).float().mean()))
+        lower += calibrate(model, data).threshold < found.threshold
+    assert sum(above) / 10 == pytest.approx(0.05, abs=0.02)
+    assert lower == (10 if size > n else 0)
+
+
 def test_a_caption_of_every_picture_calibrates_nothing():
     data = ImageTextData(torch.zeros(2, 3, 2, 2).byte(), torch.zeros(2).long(), ("0", "0"), ("a",))
-    with pytest.raises(ValueError, match="every caption is true of every picture"):
-        calibrate(Known(torch.eye(2), torch.eye(2)), data)
+    found = calibrate(Known(torch.eye(2), torch.eye(2)), data)
+    assert found == Calibration(2.0, 1.0, 2)
+    assert not found.tells
 
 
 def test_an_index_keeps_its_calibration(model, pictures, tmp_path):
-    known = Calibration(0.25, 0.125, 500)
-    old = index_folder(model, pictures, to=tmp_path, calibration=known)
-    assert Index.load(tmp_path).calibration == known
+    side = torch.zeros(2, 3, SIDE, SIDE).byte()
+    held_out = ImageTextData(side, torch.zeros(2).long(), ("a red seven", "seven"), ("any",))
+    old = index_folder(model, pictures, to=tmp_path, held_out=held_out)
+    assert old.calibration == calibrate(model, held_out, len(old))
+    assert Index.load(tmp_path).calibration == old.calibration
     write(pictures / "new.png", 100)
-    assert index_folder(model, pictures, old=old).calibration == known
-    other = Calibration(0.0, 0.0, 1)
-    assert index_folder(model, pictures, old=old, calibration=other).calibration == other
+    assert index_folder(model, pictures, old=old).calibration == old.calibration
+    again = index_folder(model, pictures, old=old, held_out=held_out)
+    assert again.calibration == calibrate(model, held_out, len(old) + 1)
     assert index_folder(model, pictures).calibration is None
 
 

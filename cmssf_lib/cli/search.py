@@ -13,7 +13,7 @@ from cmssf_lib.data.pictures import read_picture
 from cmssf_lib.files import home, require_writable
 from cmssf_lib.methods import CMSSF
 from cmssf_lib.runs import Run
-from cmssf_lib.share import Index, calibrate, fingerprint, from_pretrained, index_folder
+from cmssf_lib.share import Index, fingerprint, from_pretrained, index_folder
 from cmssf_lib.share.calibration import FALSE_POSITIVES
 from cmssf_lib.share.index import NAME
 
@@ -54,7 +54,7 @@ def index(
         to=place,
         skip_unreadable=skip_unreadable,
         model_name=name,
-        calibration=None if held_out is None else calibrate(encoder, held_out),
+        held_out=held_out,
     )
     changes = made.changes
     say(
@@ -65,7 +65,8 @@ def index(
     if (known := made.calibration) and not known.tells:
         note(
             f"searching will not say when nothing fits: {known.missed:.0%} of the captions that "
-            "are true of a held-out picture are less similar to it than others are by chance"
+            "are true of a held-out picture are less similar to it than others are by chance in an "
+            "index of this size"
         )
     copies = [files for files in made.files if len(files) > 1]
     if copies:
@@ -86,8 +87,9 @@ def search(
     """Find the pictures of an index that are most similar to a sentence or to a picture.
 
     Args:
-        words: The sentence, such as "a red seven". It should be like the captions that the model
-            learned from: of digit scenes, parts with --data.text parts, else whole captions.
+        words: The sentence, like the captions that the model learned from. Of digit scenes these
+            are "a photo of a large red seven on a blue background" or, after a training with
+            --data.text parts, "a red seven" as well.
         like: Path of a picture to search for instead of a sentence.
         without: A sentence that the results should not fit, such as "a blue background".
         index: Folder of the index.
@@ -118,9 +120,9 @@ def search(
         if best < known.threshold:
             note(
                 "nothing fits, if the sentence is like the captions that the model learned from: "
-                f"the best similarity, {best:.3f}, is below {known.threshold:.3f}, which "
-                f"{FALSE_POSITIVES:.0%} of the captions that are true of none reach among "
-                f"{known.pictures} held-out pictures"
+                f"the best similarity, {best:.3f}, is below {known.threshold:.3f}. So much, "
+                f"{known.pictures} held-out pictures say, {FALSE_POSITIVES:.0%} of the captions "
+                "that are true of none reach in an index of this size"
             )
     if len(hits) < k:
         note(f"the index holds only {len(hits)} different pictures")

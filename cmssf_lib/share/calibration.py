@@ -18,7 +18,7 @@ class Calibration(NamedTuple):
     """What `calibrate` found on held-out pictures."""
 
     threshold: float  # if the best similarity in an index is lower, nothing there fits a sentence
-    missed: float  # share of the sentences that are true of a picture and lie below
+    missed: float  # share of the sentences that are true of a held-out picture and lie below
     pictures: int  # number of held-out pictures
 
     @property
@@ -27,22 +27,20 @@ class Calibration(NamedTuple):
         return self.missed <= MISSED
 
 
-def calibrate(model: CMSSF, data: ImageTextData) -> Calibration:
+def calibrate(model: CMSSF, data: ImageTextData, size: int | None = None) -> Calibration:
     """Choose the similarity below which search says that nothing fits.
 
-    Each distinct caption searches twice: among all pictures, where it is true of one at least, and
-    among those that do not have it, where it is true of none. The threshold is the similarity that
-    the best picture reaches in 5 % (`FALSE_POSITIVES`) of the second searches.
-
-    More pictures reach higher similarities by chance, so the 5 % hold for an index of about as
-    many pictures as ``data`` has, and for pictures and sentences like those.
+    Each distinct caption searches twice: among all m held-out pictures, where it is true of one at
+    least, and among those that do not have it, where it is true of none. The best of n pictures of
+    an index stays below a similarity with the probability F^(n/m), if the best of m does with F.
+    So the threshold is where the second searches have F = 0.95^(m/n): there, chance reaches it in
+    5 % (`FALSE_POSITIVES`) of the searches in the index. If all pictures have all captions,
+    it is 2, above all similarities, and tells nothing.
 
     Args:
         model: The model that makes the index.
         data: Pictures that were not trained on, each with all the captions that are true of it.
-
-    Raises:
-        ValueError: If every caption is true of every picture.
+        size: Number of pictures in the index, n; by default m.
     """
     e = embed(model, data)
     picture, caption = e.caption_pairs
@@ -50,8 +48,8 @@ def calibrate(model: CMSSF, data: ImageTextData) -> Calibration:
     fitting = similarity.amax(dim=1)
     similarity[caption, picture] = -torch.inf
     others = similarity.amax(dim=1)
-    others = others[others.isfinite()]
-    if len(others) == 0:
-        raise ValueError(f"{data.name}: every caption is true of every picture; expected others")
-    threshold = others.sort().values[int(len(others) * (1 - FALSE_POSITIVES))]
-    return Calibration(float(threshold), float((fitting < threshold).float().mean()), len(data))
+    others = others[others.isfinite()].sort().values
+    below = (1 - FALSE_POSITIVES) ** (len(data) / (size or len(data)))
+    place = min(int(len(others) * below), len(others) - 1)
+    threshold = float(others[place]) if len(others) else 2.0
+    return Calibration(threshold, float((fitting < threshold).float().mean()), len(data))

@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cmssf_lib.data import ImageTextData
 from cmssf_lib.data.picture_cache import Pixels, in_batches, tell_left_out
 from cmssf_lib.data.pictures import PictureFile, find_pictures, read_picture
 from cmssf_lib.evaluate import embed_images
 from cmssf_lib.files import home, require_writable
 from cmssf_lib.methods import CMSSF
-from cmssf_lib.share.calibration import Calibration
+from cmssf_lib.share.calibration import calibrate
 from cmssf_lib.share.hub import fingerprint
 from cmssf_lib.share.index import Changes, Index, Picture
 
@@ -32,7 +33,7 @@ def index_folder(
     to: str | Path | None = None,
     skip_unreadable: bool = False,
     model_name: str = "",
-    calibration: Calibration | None = None,
+    held_out: ImageTextData | None = None,
 ) -> Index:
     """Encode the pictures of a folder and all its subfolders.
 
@@ -52,7 +53,8 @@ def index_folder(
             goes on.
         skip_unreadable: Leave out files that cannot be read, with a warning that names them.
         model_name: Where the model can be loaded from; the index stores it.
-        calibration: From `calibrate`; the index stores it. None: that of the old index, if any.
+        held_out: Pictures with captions that the model was not trained on. From them `calibrate`
+            finds when nothing fits; None: as the old index, if any, has it.
 
     Returns:
         The index; its `changes` list the differences from the old one.
@@ -70,7 +72,7 @@ def index_folder(
     before: dict[str, Picture] = {}  # by file
     vectors: dict[str, Float[Tensor, " dim"]] = {}  # by digest
     digests: dict[str, str] = {}  # by file
-    earlier = []
+    earlier, calibration = [], None
     if old is not None:
         old.require_model(model)
         before = {picture.file: picture for picture in old.pictures}
@@ -78,7 +80,7 @@ def index_folder(
         if old.folder != root and not moved:
             raise ValueError(f"the old index is of the folder {old.folder}, not of {root}")
         earlier.append(old)
-        calibration = calibration or old.calibration
+        calibration = old.calibration
     for piece in [] if place is None else sorted(place.glob(UNFINISHED.format("*"))):
         with suppress(OSError, ValueError):  # then its pictures are encoded again
             if (done := Index.load(piece.parent, piece.name)).model == mark:
@@ -131,6 +133,8 @@ def index_folder(
         keep()
     tell_left_out(root, faults, len(found))
     index = index_of(found)
+    if held_out is not None:
+        index = replace(index, calibration=calibrate(model, held_out, len(index)))
     pictures = index.pictures
     changes = Changes(
         added=tuple(p.file for p in pictures if p.file not in before),
