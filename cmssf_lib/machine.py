@@ -94,6 +94,14 @@ def seed_all(seed: int) -> None:
         torch.default_generator.manual_seed(seed)
 
 
+def hide_bars(hidden: bool = False) -> bool | None:
+    """Return tqdm's ``disable``: true also if $TQDM_DISABLE is set, which tqdm itself leaves out.
+
+    Otherwise ``None``, which hides a bar where there is no terminal.
+    """
+    return hidden or bool(os.environ.get("TQDM_DISABLE")) or None
+
+
 def step_seed(*parts: int) -> int:
     """Mix whole numbers (a run's seed, an epoch, a step, a process) into one seed of 63 bits."""
     text = ",".join(str(part) for part in parts)

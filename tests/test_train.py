@@ -10,13 +10,14 @@ import time
 import warnings
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from settings import TrainConfig
 from torch import nn
 
-from cmssf_lib import files, train
+from cmssf_lib import files, machine, train
 from cmssf_lib.build import build, preset_of, run_config, trained
 from cmssf_lib.captions import class_caption
 from cmssf_lib.data import ImageTextData, batches, digit_scenes
@@ -256,6 +257,17 @@ def test_the_progress_bar_can_be_silenced_from_outside(data, monkeypatch, capsys
     monkeypatch.setenv("TQDM_DISABLE", "1")
     fit(Linear(), data, TrainConfig(epochs=1, batch_size=32))
     assert capsys.readouterr().err == ""
+    assert machine.hide_bars() is True
+    monkeypatch.delenv("TQDM_DISABLE")
+    assert machine.hide_bars() is None
+    assert machine.hide_bars(True) is True
+    bars = [
+        file
+        for file in sorted(Path(files.__file__).parent.rglob("*.py"))
+        if "tqdm(" in file.read_text("utf-8")
+    ]
+    assert len(bars) == 3
+    assert all("hide_bars(" in file.read_text("utf-8") for file in bars)
 
 
 def test_the_callers_random_numbers_are_left_alone(data):

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from cmssf_lib.data.pictures import PictureFile, quiet_decoders, read_picture
 from cmssf_lib.files import read_tensors, write_tensors
+from cmssf_lib.machine import hide_bars
 
 CACHE_FORMAT = "cmssf-pictures-4"  # a new number invalidates all existing caches
 AT_ONCE = 256  # pictures decoded before the next ones begin: a fault stops early
@@ -138,7 +139,7 @@ def in_batches(
 
     starts = range(0, len(found), AT_ONCE)
     with quiet_decoders(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in tqdm(starts, "reading pictures", leave=False, disable=None):
+        for start in tqdm(starts, "reading pictures", leave=False, disable=hide_bars()):
             batch = found[start : start + AT_ONCE]
             made: Any = zip(batch, pool.map(attempt, batch), strict=True)
             yield {picture: got for picture, got in made if picture.file not in faults}

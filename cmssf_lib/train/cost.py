@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from cmssf_lib.data import Batch, ImageTextData
 from cmssf_lib.data.picture_cache import from_cache, to_cache
-from cmssf_lib.machine import step_seed
+from cmssf_lib.machine import hide_bars, step_seed
 from cmssf_lib.methods import CMSSF
 from cmssf_lib.methods.base import on_fastest_device
 from cmssf_lib.views import as_float
@@ -115,7 +115,7 @@ def _encode(
     method.image_encoder.eval()
     starts = [(v, i) for v in range(max(1, views)) for i in range(0, len(data), AT_ONCE)]
     with torch.random.fork_rng([]), on_fastest_device(method) as device:
-        for view, start in tqdm(starts, "encoding", leave=False, disable=not progress or None):
+        for view, start in tqdm(starts, "encoding", leave=False, disable=hide_bars(not progress)):
             images = data.images[start : start + AT_ONCE].to(device)
             torch.manual_seed(step_seed(seed, 2, view, start))
             shown = method.views(images) if views else as_float(images)

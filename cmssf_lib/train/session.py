@@ -3,7 +3,6 @@
 A `Session` is opened once a training and cleans up in one place, after errors too.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -107,13 +106,12 @@ class Session:
             self.method.train()
             self.stopwatch.reset()
             self.started, taken = time.monotonic(), self.done % self.steps_an_epoch
-            hidden = not (self.progress and self.first) or bool(os.environ.get("TQDM_DISABLE"))
             with tqdm(
                 desc=f"epoch {epoch + 1}/{self.config.epochs}",
                 total=self.steps_an_epoch * self.config.batch_size,
                 initial=taken * self.config.batch_size,
                 unit=" images",
-                disable=hidden or None,  # None: hidden where there is no terminal
+                disable=machine.hide_bars(not (self.progress and self.first)),
                 leave=False,
             ) as self.bar:
                 yield epoch
