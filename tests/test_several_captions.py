@@ -484,5 +484,7 @@ def test_the_command_trains_on_captions_with_words_that_only_test_captions_have(
     assert cli.main(["evaluate", "run", "--data=own"]) == 0
     told = capsys.readouterr()
     assert "left out: 'zebra'" in told.err
+    assert cli.main(["index", "own", "--model=run"]) == 0
+    assert "left out" not in capsys.readouterr().err  # nothing is measured
     recorded = json.loads(Path("run/results.json").read_text("utf-8"))
     assert f"{recorded['exact_caption_R@1']:.4f}" in told.out

@@ -64,8 +64,7 @@ def load_trained(run: Run, pictures: str | None) -> tuple[Method, Splits, bool]:
             f"the run {run.path} was trained on other data, so the words of its tokenizer are not "
             "known: give the folder of its training data with --data"
         )
-    method = trained(run, splits.train)
-    return method, Splits(*(readable(method, data) for data in splits)), same
+    return trained(run, splits.train), splits, same
 
 
 def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
@@ -172,6 +171,7 @@ def evaluate(run: Positional[str], pictures: Data = None, fine_tuning: bool = Tr
             raise ValueError(f"{run} has no results yet: evaluate it without --no-fine-tuning")
         chosen = replace(chosen, fine_tune=replace(chosen.fine_tune, steps=0))
     method, splits, same = load_trained(record, pictures)
+    splits = Splits(*(readable(method, data) for data in splits))
     if not same:
         say("Note: the run was trained on other pictures, so nothing is saved.")
     if same and not record.results:
