@@ -64,6 +64,12 @@ from cmssf_lib.evaluate.robustness import (
     output_fusion_ceiling as output_fusion_ceiling,
     single_ceiling as single_ceiling,
 )
+from cmssf_lib.evaluate.statistics import (
+    Comparison as Comparison,
+    compare as compare,
+    holm as holm,
+    share_interval as share_interval,
+)
 from cmssf_lib.evaluate.unlabelled import view_report as view_report
 from cmssf_lib.evaluate.with_captions import monitor as monitor, report as report
 from cmssf_lib.methods import Method

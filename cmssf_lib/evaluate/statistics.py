@@ -1,0 +1,109 @@
+"""How sure a number is: intervals for a share and for a difference, and many comparisons at once.
+
+Two things are drawn by chance behind every result. The *training*: another seed gives other
+weights. The *test pictures*: others would have been right or wrong. Both are counted here.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.stats import norm, t as student
+from torch import Tensor
+
+LEVEL = 0.95  # of all intervals
+
+
+class Comparison(NamedTuple):
+    """A difference of two means, in the unit of what was compared."""
+
+    difference: float  # of the first less the second
+    low: float  # ends of the 95 % interval
+    high: float
+    p: float  # two-sided: how often chance alone gives at least this difference
+
+    def says(self, margin: float = 0.0) -> str:
+        """Return what the interval allows to say of the first, beside the second.
+
+        Args:
+            margin: A difference below which two are called equal, chosen before looking.
+
+        Returns:
+            "higher" or "lower" if the interval leaves out 0; else "equal" if it lies within the
+            margin; else "open".
+        """
+        if self.low > 0 or self.high < 0:
+            return "higher" if self.difference > 0 else "lower"
+        return "equal" if max(-self.low, self.high) < margin else "open"
+
+
+def compare(
+    one: Float[Tensor, "seeds n"],
+    other: Float[Tensor, "more_seeds n"],
+    clusters: Int[Tensor, " n"] | None = None,
+) -> Comparison:
+    r"""Compare what two methods scored on the same pictures, each in several trainings.
+
+    The difference of the means varies with the trainings of the one, with those of the other, and
+    with the pictures, where both are compared picture by picture. The three variances are added,
+
+    $$V = \frac{s_1^2}{S_1} + \frac{s_2^2}{S_2}
+        + \frac{G}{G - 1} \frac{1}{n^2} \sum_g \Big(\sum_{i \in g} (d_i - \bar d)\Big)^2,$$
+
+    and so are their degrees of freedom, as Welch (1947) and Satterthwaite (1946) do. Pictures of
+    one cluster g, such as scenes with the same handwritten digit, count as one. With one training
+    each, nothing is said about another seed.
+
+    Args:
+        one: 1 where a picture was right and 0 where not, or any score, for each training.
+        other: The same of the other method, in the same order of pictures. With n = 1, only the
+            trainings are compared (Welch's test).
+        clusters: For each picture, a number that those share that were not drawn independently.
+
+    Raises:
+        ValueError: If there is nothing to vary: one training and one picture or cluster.
+    """
+    one, other = one.cpu().double(), other.cpu().double()
+    means = [scores.mean(dim=1) for scores in (one, other)]  # (seeds,) each
+    varied = [(float(m.var()) / len(m), len(m) - 1) for m in means if len(m) > 1]
+    apart = one.mean(dim=0) - other.mean(dim=0)  # (n,)
+    n, difference = len(apart), float(apart.mean())
+    group = torch.arange(n) if clusters is None else clusters.unique(return_inverse=True)[1].cpu()
+    sums = torch.zeros(int(group.max()) + 1).double().index_add(0, group, apart - difference)
+    if (groups := len(sums)) > 1:
+        varied.append((float(sums.square().sum()) / n**2 * groups / (groups - 1), groups - 1))
+    if not varied:
+        raise ValueError("one training and one picture cannot vary: give several of either")
+    variance = sum(v for v, _ in varied)
+    if variance == 0:
+        return Comparison(difference, difference, difference, float(difference == 0))
+    freedom = variance**2 / sum(v**2 / df for v, df in varied)
+    half = float(student.ppf((1 + LEVEL) / 2, freedom)) * variance**0.5
+    p = 2 * float(student.sf(abs(difference) / variance**0.5, freedom))
+    return Comparison(difference, difference - half, difference + half, p)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Raise the p-values of several comparisons, so that 5 % hold for all of them together.
+
+    The smallest of m is multiplied by m, the next by m - 1, and so on; none falls below one before
+    it. Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    raised, least = [0.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        least = max(least, min(1.0, (len(p) - rank) * p[i]))
+        raised[i] = least
+    return raised
+
+
+def share_interval(right: Bool[Tensor, " n"]) -> tuple[float, float]:
+    """Return the 95 % interval of a share, such as an accuracy, for independent pictures.
+
+    Wilson 1927, "Probable inference, the law of succession, and statistical inference": unlike
+    p ± 2 standard errors it stays within 0 and 1, and does not shrink to a point there.
+    """
+    n, share, z = len(right), float(right.double().mean()), float(norm.ppf((1 + LEVEL) / 2))
+    middle, scale = share + z**2 / (2 * n), 1 + z**2 / n
+    half = z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    return (middle - half) / scale, (middle + half) / scale
