@@ -77,7 +77,8 @@ def test_the_table_of_sources_has_the_chapters_fourteen(prose):
 
 def test_no_page_quotes_a_result_by_hand(prose):
     """A percentage in prose comes from a run, through the `run` role; 100 % is only a word, a share
-    of the labels is a setting, and what the source chapter claims stands in a column of its own."""
+    of the labels is a setting, and what the source chapter claims stands in a column of its own, or
+    in the protocol, which was written before the runs and cannot quote their results."""
     claims = re.sub(r"^(\* - \d.*\n)  - .*$", r"\1", prose["claims.md"], flags=re.M)
     by_hand = [
         f"{name}: {number}"
@@ -85,7 +86,7 @@ def test_no_page_quotes_a_result_by_hand(prose):
         for number in re.findall(
             r"\d+(?:\.\d+)?(?:\s| )?(?:%|percent\b|per cent\b)(?! of the labels)", text
         )
-        if not number.startswith("100")
+        if not number.startswith("100") and name != "protocol.md"
     ]
     assert not by_hand
 
