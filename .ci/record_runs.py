@@ -28,11 +28,12 @@ from cmssf_lib.data import load
 from cmssf_lib.evaluate import embed
 from cmssf_lib.files import read_tensors, write_tensors
 from cmssf_lib.fusion import FusionClassifier
-from cmssf_lib.methods import BYOL, CMSSF, DINO, MAE, Method, MoCo, SimCLR, Supervised
+from cmssf_lib.methods import BYOL, CMSSF, DINO, MAE, Method, MoCo, SimCLR, Supervised, VICReg
 from cmssf_lib.runs import Run
 
 KINDS: dict[str, type[Method]] = {
-    kind.__name__.lower(): kind for kind in (BYOL, CMSSF, DINO, MAE, MoCo, SimCLR, Supervised)
+    kind.__name__.lower(): kind
+    for kind in (BYOL, CMSSF, DINO, MAE, MoCo, SimCLR, Supervised, VICReg)
 } | {"fusion": FusionClassifier}
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = range(3)

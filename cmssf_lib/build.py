@@ -16,7 +16,7 @@ from cmssf_lib.encoders import ImageEncoder, TextEncoder, VisionConfig
 from cmssf_lib.encoders.backbone import APART
 from cmssf_lib.files import home, read_tensors, records
 from cmssf_lib.fusion import FusionClassifier
-from cmssf_lib.methods import BYOL, CMSSF, DINO, MAE, Method, MoCo, SimCLR, Supervised
+from cmssf_lib.methods import BYOL, CMSSF, DINO, MAE, Method, MoCo, SimCLR, Supervised, VICReg
 from cmssf_lib.presets import Preset, preset, sections
 from cmssf_lib.runs import Run
 from cmssf_lib.settings import from_json
@@ -28,6 +28,7 @@ FROM_PICTURES: dict[str, Callable[[ImageEncoder, Any], Method]] = {
     "moco": MoCo,
     "byol": BYOL,
     "dino": DINO,
+    "vicreg": VICReg,
     "mae": MAE,
 }
 

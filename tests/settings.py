@@ -93,6 +93,15 @@ MoCoConfig = partial(
     views=ViewsConfig(),
 )
 BYOLConfig = partial(methods.BYOLConfig, hidden=128, dim=64, momentum=0.99, views=ViewsConfig())
+VICRegConfig = partial(
+    methods.VICRegConfig,
+    hidden=128,
+    dim=64,
+    invariance=25.0,
+    variance=25.0,
+    covariance=1.0,
+    views=ViewsConfig(),
+)
 DINOConfig = partial(
     methods.DINOConfig,
     hidden=128,

@@ -529,7 +529,9 @@ def test_fresh_weights_are_rounded_before_they_are_measured(tmp_path):
     assert run.results == pytest.approx(probe_report(kept, splits, per_class=10))
 
 
-@pytest.mark.parametrize("method", ["simclr", "moco", "byol", "dino", "mae", "supervised"])
+@pytest.mark.parametrize(
+    "method", ["simclr", "moco", "byol", "dino", "vicreg", "mae", "supervised"]
+)
 def test_every_method_is_trained_and_measured(method, tmp_path, capsys):
     folder = tmp_path / "runs" / method
     command = ["train", method, "--preset=quick", f"--run={folder}", *TINY_FEATURES]

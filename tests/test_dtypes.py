@@ -98,7 +98,7 @@ def test_a_default_of_float64_changes_no_loss(name, double):
 
 # What the others compute beside these, the losses above hold.
 @pytest.mark.parametrize(
-    "name", ["cmssf", "frozen", "simclr", "moco", "byol", "dino", "mae", "supervised"]
+    "name", ["cmssf", "frozen", "simclr", "moco", "byol", "dino", "vicreg", "mae", "supervised"]
 )
 def test_all_is_trained_and_measured_with_a_default_of_float64(name, double):
     method, chosen = EVERY[name]

@@ -225,7 +225,7 @@ def test_a_folder_of_arrow_files_is_told_by_its_files(plain, tmp_path):
 # --- training on them ---
 
 
-@pytest.mark.parametrize("method", ["simclr", "moco", "byol", "dino", "mae"])
+@pytest.mark.parametrize("method", ["simclr", "moco", "byol", "dino", "vicreg", "mae"])
 def test_self_supervised_methods_need_no_labels(method, plain, tmp_path):
     words = ["--preset", "quick", "--data", plain, "--train.epochs", 1, "--run", tmp_path / "run"]
     train(method, *words)

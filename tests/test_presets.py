@@ -166,7 +166,9 @@ def test_the_papers_preset_is_the_chapters():
     assert (train.optimizer, train.lr, train.batch_size, train.epochs) == ("adam", 1e-4, 128, 100)
 
 
-@pytest.mark.parametrize("method", ["simclr", "moco", "byol", "dino", "mae", "supervised"])
+@pytest.mark.parametrize(
+    "method", ["simclr", "moco", "byol", "dino", "vicreg", "mae", "supervised"]
+)
 def test_the_papers_preset_without_captions_is_standard_for_longer(method):
     paper, standard = preset("paper", method), preset("standard", method)
     assert paper.train == dataclasses.replace(standard.train, epochs=200)
@@ -194,7 +196,7 @@ def test_the_standard_trainings_cost_the_same():
     captions = tuple(f"a photo of a {label}" for label in labels.tolist())
     data = ImageTextData(picture, labels, captions, tuple(map(str, range(10))), "random")
     cost = {}
-    for method in ("cmssf", "simclr", "moco", "byol", "dino", "mae", "supervised"):
+    for method in ("cmssf", "simclr", "moco", "byol", "dino", "vicreg", "mae", "supervised"):
         chosen = preset("standard", method)
         built = build(chosen, method, data)
         cost[method] = chosen.train.epochs * flops_per_picture(built, next(batches(data, 32)))

@@ -641,7 +641,9 @@ def test_too_little_disk_is_said_before_the_first_step(tmp_path, data, monkeypat
     assert method.seen == []
 
 
-@pytest.mark.parametrize("name", ["simclr", "moco", "byol", "dino", "mae", "supervised", "cmssf"])
+@pytest.mark.parametrize(
+    "name", ["simclr", "moco", "byol", "dino", "vicreg", "mae", "supervised", "cmssf"]
+)
 def test_a_step_that_outgrows_the_memory_is_refused_before_it_is_used_up(data, monkeypatch, name):
     chosen = replace(preset("quick", name), vision=TINY.vision, train=TINY.train)
     method = build(chosen, name, data)

@@ -82,7 +82,7 @@ def _run(words: list[str]) -> int:
 class Asked:
     """Train a method and evaluate it; ``cmssf train METHOD --help`` lists all settings."""
 
-    method: Positional[str]  # cmssf, fusion, simclr, moco, byol, dino, mae or supervised
+    method: Positional[str]  # cmssf, fusion, simclr, moco, byol, dino, vicreg, mae or supervised
     preset: str | None = None  # "quick", "standard" or "paper"; if not given, $CMSSF_PRESET
     pictures: Data = None  # folder of your pictures, or of CIFAR-10; if not given, $CMSSF_DATA
     run: str | None = None  # folder of the run; if not given, runs/METHOD-PRESET-sSEED

@@ -2,7 +2,8 @@
 
 `clip` compares pictures with texts and computes what duplicate captions cost; `chunked` does the
 same in little memory; `two_views` contrasts two views of a picture with the views of others; the
-losses in `without_negatives` contrast nothing. Start with `image_text_loss`: its core is short.
+losses in `without_negatives` and `vicreg` contrast nothing. Start with `image_text_loss`: its core
+is short.
 
 A loss holds no state and draws no random numbers; queues, centres and scales belong to the
 methods. Every loss computes in at least float32, whatever it is given (`in_float32`).
@@ -22,6 +23,7 @@ from cmssf_lib.losses.two_views import (
     nt_xent as nt_xent,
     supcon_loss as supcon_loss,
 )
+from cmssf_lib.losses.vicreg import vicreg_loss as vicreg_loss
 from cmssf_lib.losses.without_negatives import (
     EPSILON as EPSILON,
     byol_loss as byol_loss,

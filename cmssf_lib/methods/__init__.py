@@ -25,3 +25,4 @@ from cmssf_lib.methods.supervised import (
     Supervised as Supervised,
     SupervisedConfig as SupervisedConfig,
 )
+from cmssf_lib.methods.vicreg import VICReg as VICReg, VICRegConfig as VICRegConfig

@@ -176,7 +176,17 @@ def _with_sizes(
 def _with_views(usual: Preset, mirrored: bool) -> Preset:
     """Return the preset with the random views of photographs in all methods."""
     changed: dict[str, Any] = {}
-    for method in ("cmssf", "simclr", "moco", "byol", "dino", "mae", "supervised", "fine_tune"):
+    for method in (
+        "cmssf",
+        "simclr",
+        "moco",
+        "byol",
+        "dino",
+        "vicreg",
+        "mae",
+        "supervised",
+        "fine_tune",
+    ):
         own = getattr(usual, method)
         for name in ("views", "local_views"):
             if views := getattr(getattr(STANDARD, method), name, None):

@@ -24,6 +24,7 @@ class Preset:
     moco: methods.MoCoConfig
     byol: methods.BYOLConfig
     dino: methods.DINOConfig
+    vicreg: methods.VICRegConfig
     mae: methods.MAEConfig
     supervised: methods.SupervisedConfig
 
@@ -34,7 +35,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "fusion": ("fusion",),
     **{
         method: ("vision", method, "judge", "fine_tune")
-        for method in ("simclr", "moco", "byol", "dino", "mae", "supervised")
+        for method in ("simclr", "moco", "byol", "dino", "vicreg", "mae", "supervised")
     },
 }
 

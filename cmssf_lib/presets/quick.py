@@ -118,6 +118,9 @@ QUICK = Preset(
         views=NEAR_VIEWS,
         local_views=replace(NEAR_VIEWS, area=(0.5, 1.0)),
     ),
+    vicreg=methods.VICRegConfig(
+        hidden=256, dim=256, invariance=25.0, variance=25.0, covariance=1.0, views=FAR_VIEWS
+    ),
     # Plain pixels: on a black background the brightness of a patch tells how much of a stroke it
     # holds. In the trials plain pixels gained 7 points, normalised ones 2.
     mae=methods.MAEConfig(mask_ratio=0.5, width=48, depth=1, heads=4, normalise=False, views=VIEWS),
@@ -149,6 +152,9 @@ METHODS: dict[str, Preset] = {
     ),
     "dino": replace(
         _ALONE, train=replace(_TRAIN, epochs=13, batch_size=32, lr=2e-3, weight_decay=0.5)
+    ),
+    "vicreg": replace(
+        _ALONE, train=replace(_TRAIN, epochs=18, batch_size=128, lr=3e-3, weight_decay=0.3)
     ),
     # Pre-training helps most where training from scratch is hardest, that is, a deep encoder with
     # a hundred labels: in trials of 40 epochs with one fine-tuning recipe, MAE gained 6 points

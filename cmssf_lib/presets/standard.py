@@ -134,6 +134,9 @@ STANDARD = Preset(
         views=VIEWS,
         local_views=replace(VIEWS, area=(0.05, 0.4)),
     ),
+    vicreg=methods.VICRegConfig(
+        hidden=512, dim=512, invariance=25.0, variance=25.0, covariance=1.0, views=VIEWS
+    ),
     mae=methods.MAEConfig(
         mask_ratio=0.75,
         width=96,
@@ -158,6 +161,7 @@ METHODS: dict[str, Preset] = {
         "moco": replace(_TRAIN, epochs=20, batch_size=128, lr=2e-3),
         "byol": replace(_TRAIN, epochs=10, batch_size=128, lr=1.4e-3, weight_decay=0.3),
         "dino": replace(_TRAIN, epochs=10, batch_size=64, lr=1e-3, weight_decay=0.3),
+        "vicreg": replace(_TRAIN, epochs=13, batch_size=128, lr=2e-3),
         "mae": replace(_TRAIN, epochs=73, batch_size=256, lr=1e-3),
         "supervised": replace(_TRAIN, epochs=27, batch_size=128, lr=3e-3),
     }.items()

@@ -28,7 +28,7 @@ from cmssf_lib.presets import Preset, preset
 from cmssf_lib.train import CollapseWarning, fit, flops_per_picture, make_optimizer
 from cmssf_lib.train.session import Session
 
-METHODS = ("simclr", "moco", "byol", "dino", "mae", "supervised", "cmssf")
+METHODS = ("simclr", "moco", "byol", "dino", "vicreg", "mae", "supervised", "cmssf")
 #: Pictures a second on one H100.
 TARGETS = {("simclr", 128): 20_000, ("simclr", 1024): 50_000, ("paper", 128): 8_000}
 LIGHTLY = 5  # times lightly's loop

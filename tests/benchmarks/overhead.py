@@ -9,7 +9,7 @@ from cmssf_lib.build import build
 from cmssf_lib.presets import preset
 from cmssf_lib.train import OVERHEAD, CollapseWarning, fit
 
-METHODS = ("simclr", "moco", "byol", "dino", "mae", "supervised")
+METHODS = ("simclr", "moco", "byol", "dino", "vicreg", "mae", "supervised")
 LARGEST = 0.1
 
 

@@ -1,9 +1,9 @@
-"""BYOL's and DINO's losses against lightly's: equal values, gradients, and centres."""
+"""BYOL's, DINO's and VICReg's losses against lightly's: values, gradients, and centres."""
 
 import pytest
 import torch
 
-from cmssf_lib.losses import byol_loss, dino_loss, update_centre
+from cmssf_lib.losses import byol_loss, dino_loss, update_centre, vicreg_loss
 
 loss = pytest.importorskip("lightly.loss", reason="lightly is an oracle of this test")
 
@@ -43,3 +43,11 @@ def test_dino_is_lightlys_with_its_centre_after_several_steps(local_crops, b, k)
         centre = update_centre(centre, teacher, 0.9)
         torch.testing.assert_close(centre, oracle.center.flatten(), atol=1e-6, rtol=1e-5)
     assert centre.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("weights", [(25.0, 25.0, 1.0), (1.0, 3.0, 0.2)])
+@pytest.mark.parametrize(("b", "dim"), [(2, 3), (16, 8), (64, 32)])
+def test_vicreg_is_lightlys(b, dim, weights):
+    inputs = [x.requires_grad_(True) for x in draw(3, 2, b, dim)]
+    named = dict(zip(("invariance", "variance", "covariance"), weights, strict=True))
+    agree(vicreg_loss(*inputs, **named), loss.VICRegLoss(*weights)(*inputs), inputs)
