@@ -19,6 +19,7 @@ from cmssf_lib.losses import (
     multi_positive_loss,
     nt_xent,
     supcon_loss,
+    vicreg_loss,
 )
 
 GROUPED = [multi_positive_loss, masked_loss, excess_loss]
@@ -615,16 +616,17 @@ ALL = [
 ]
 
 #: The queue holds negatives enough for a single query, so a batch of one is no mistake here.
+VICREG = pytest.param(lambda a, b, s=2.0: vicreg_loss(a, b), id="vicreg")
 MOCO = pytest.param(lambda a, b, s=2.0: moco_loss(a, b, torch.randn(6, 4), s), id="moco")
 
 
-@pytest.mark.parametrize("loss", ALL)
+@pytest.mark.parametrize("loss", [*ALL, VICREG])
 def test_a_batch_of_one_is_refused(loss, as_shipped):
     with pytest.raises(ValueError, match=r"at least two pairs, got 1.*larger batch"):
         loss(torch.randn(1, 4), torch.randn(1, 4))
 
 
-@pytest.mark.parametrize("loss", [*ALL, MOCO])
+@pytest.mark.parametrize("loss", [*ALL, MOCO, VICREG])
 @pytest.mark.parametrize("other", [(3, 4), (4, 5), (4,)], ids=str)
 def test_shapes_that_differ_are_refused(loss, other, as_shipped):
     with pytest.raises(ValueError, match=r"shapes \(4, 4\) and .*expected two of the same shape"):
