@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, strategies as st
 from scipy import stats
 
-from cmssf_lib.evaluate import compare, holm, share_interval
+from cmssf_lib.evaluate import compare, holm, share_interval, verdicts
 from cmssf_lib.evaluate.statistics import Comparison
 
 
@@ -85,18 +85,28 @@ def test_what_does_not_vary():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "margin", "said"),
+    ("low", "high", "p", "margin", "said"),
     [
-        (0.1, 0.3, 0, "higher"),
-        (-0.3, -0.1, 0, "lower"),
-        (-0.1, 0.2, 0, "open"),
-        (-0.1, 0.2, 0.15, "open"),
-        (-0.1, 0.2, 0.25, "equal"),
-        (0.1, 0.2, 0.25, "higher"),  # small, but a difference
+        (0.1, 0.3, 0.001, 0, "higher"),
+        (-0.3, -0.1, 0.001, 0, "lower"),
+        (-0.1, 0.2, 0.5, 0, "open"),
+        (-0.1, 0.2, 0.5, 0.15, "open"),
+        (-0.1, 0.2, 0.5, 0.25, "equal"),
+        (-0.2, 0.1, 0.5, 0.15, "open"),
+        (0.1, 0.2, 0.001, 0.25, "higher"),  # small, but a difference
     ],
 )
-def test_what_a_comparison_says(low, high, margin, said):
-    assert Comparison((low + high) / 2, low, high, 0.5).says(margin) == said
+def test_what_a_comparison_says(low, high, p, margin, said):
+    assert verdicts({"it": Comparison((low + high) / 2, low, high, p)}, margin) == {"it": said}
+
+
+def test_a_verdict_answers_for_the_whole_family():
+    one = Comparison(0.2, 0.01, 0.39, 0.04)
+    assert verdicts({"alone": one}) == {"alone": "higher"}
+    assert verdicts({"first": one, "second": Comparison(0, -1, 1, 0.9)})["first"] == "open"
+    sure = Comparison(-0.2, -0.3, -0.1, 1e-4)
+    assert verdicts({"first": one, "second": sure}) == {"first": "higher", "second": "lower"}
+    assert verdicts({}) == {}
 
 
 def test_holm_by_hand():

@@ -69,6 +69,7 @@ from cmssf_lib.evaluate.statistics import (
     compare as compare,
     holm as holm,
     share_interval as share_interval,
+    verdicts as verdicts,
 )
 from cmssf_lib.evaluate.unlabelled import view_report as view_report
 from cmssf_lib.evaluate.with_captions import monitor as monitor, report as report

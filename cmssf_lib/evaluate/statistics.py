@@ -4,7 +4,7 @@ Two things are drawn by chance behind every result. The *training*: another seed
 weights. The *test pictures*: others would have been right or wrong. Both are counted here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,20 +22,6 @@ class Comparison(NamedTuple):
     low: float  # ends of the 95 % interval
     high: float
     p: float  # two-sided: how often chance alone gives at least this difference
-
-    def says(self, margin: float = 0.0) -> str:
-        """Return what the interval allows to say of the first, beside the second.
-
-        Args:
-            margin: A difference below which two are called equal, chosen before looking.
-
-        Returns:
-            "higher" or "lower" if the interval leaves out 0; else "equal" if it lies within the
-            margin; else "open".
-        """
-        if self.low > 0 or self.high < 0:
-            return "higher" if self.difference > 0 else "lower"
-        return "equal" if max(-self.low, self.high) < margin else "open"
 
 
 def compare(
@@ -95,6 +81,27 @@ def holm(p: Sequence[float]) -> list[float]:
         least = max(least, min(1.0, (len(p) - rank) * p[i]))
         raised[i] = least
     return raised
+
+
+def verdicts(comparisons: Mapping[str, Comparison], margin: float = 0.0) -> dict[str, str]:
+    """Say of each comparison what may be concluded from all of them together.
+
+    Args:
+        comparisons: All that one question asks, or one chapter.
+        margin: A difference below which two are called equal, chosen before looking.
+
+    Returns:
+        For each, "higher" or "lower" if Holm's p is below 5 %; else "equal" if the interval lies
+        within the margin to either side; else "open".
+    """
+    raised = holm([c.p for c in comparisons.values()])
+    said = {}
+    for (name, c), p in zip(comparisons.items(), raised, strict=True):
+        if p < 1 - LEVEL:
+            said[name] = "higher" if c.difference > 0 else "lower"
+        else:
+            said[name] = "equal" if max(-c.low, c.high) < margin else "open"
+    return said
 
 
 def share_interval(right: Bool[Tensor, " n"]) -> tuple[float, float]:

@@ -35,6 +35,7 @@ from cmssf_lib.plots.diagrams import (
     pairs_on_circle as pairs_on_circle,
     tsne as tsne,
 )
+from cmssf_lib.plots.intervals import forest as forest
 from cmssf_lib.plots.overlays import (
     attention_maps as attention_maps,
     attention_pixels as attention_pixels,
