@@ -30,7 +30,7 @@ from cmssf_lib import files
 #: have moved to another folder; the fingerprint says whether they are the same.
 MAY_CHANGE = ("train.checkpoint_minutes", "cmssf.chunk", "cmssf.micro_batch", "data.path")
 FORMAT = "cmssf-weights-1"
-FILES = ["config.json", "environment.json", "history.csv", "outputs.npz", "results.json"]
+FILES = ["config.json", "environment.json", "start.json", "history.csv", "outputs.npz", "results.json"]
 WEIGHTS, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
 READ: dict[str, Callable[[Path], Any]]
 READ = {".json": files.read_json, ".csv": files.read_table, ".npz": files.read_arrays}
@@ -46,6 +46,7 @@ class Run:
     Attributes:
         path: The folder, or ``None``.
         config: Everything that determines the outcome.
+        start: The numbers of the first step, before its update, named as in the history.
         history: One dictionary an epoch.
         environment: Machine, device and versions.
         results: Metric → number.
@@ -55,6 +56,7 @@ class Run:
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else files.home(path)
         self.config: dict[str, Any] = {}
+        self.start: dict[str, float] = {}
         self.history: list[dict[str, float]] = []
         self.environment: dict[str, Any] = {}
         self.results: dict[str, float] = {}

@@ -253,6 +253,23 @@ def test_it_learns(data):
     assert run.history[-1]["loss"] < run.history[0]["loss"] - 0.5
 
 
+def test_the_numbers_before_the_first_update_are_recorded(data, tmp_path):
+    modes, method = [], Linear()
+    first = next(batches(data, 32, seed=0, epoch=0))
+    expected = float(method.loss(first)["loss"]), float(method.layer.weight.sum())
+
+    def look(method):
+        modes.append(method.training)
+        return {"validation_weight": float(method.layer.weight.sum())}
+
+    config, path = TrainConfig(epochs=2, batch_size=32), tmp_path / "run"
+    run = fit(method, data, config, run=path, each_epoch=look, progress=False)
+    assert modes == [False] * 3
+    assert (run.start["loss"], run.start["validation_weight"]) == pytest.approx(expected)
+    assert run.start["validation_weight"] != run.history[0]["validation_weight"]
+    assert Run.load(path).start == run.start
+
+
 def test_the_progress_bar_can_be_silenced_from_outside(data, monkeypatch, capsys):
     monkeypatch.setenv("TQDM_DISABLE", "1")
     fit(Linear(), data, TrainConfig(epochs=1, batch_size=32))

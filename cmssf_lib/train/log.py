@@ -142,6 +142,8 @@ class Log:
                     f"{step // self.steps_an_epoch + 1}, step {step + 1}: training {stopped}. "
                     f"{kept * self.run.begun}Try a lower learning rate, a longer warm-up or clip=1"
                 )
+            if step == 0:
+                self.run.start |= read
             for key, value in read.items():
                 total, count = self.sums.get(key, (0.0, 0))
                 self.sums[key] = total + value, count + 1

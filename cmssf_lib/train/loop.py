@@ -42,8 +42,8 @@ def fit(
         config: How to train.
         run: A folder, a `Run` with its configuration filled in, or ``None`` to keep the record
             in memory only.
-        each_epoch: Called with the method after each epoch; the numbers that it returns are added
-            to the history.
+        each_epoch: Called with the method before the first step and after each epoch; the numbers
+            that it returns are added to ``run.start`` and to the history.
         watch: Called with the run after each epoch, to update a live figure for example.
         progress: Show a progress bar with the loss, images per second and the time left.
 

@@ -93,6 +93,7 @@ class Session:
             for helper in self.helpers:
                 stack.callback(helper.end)
             if self.first and not run.begun:
+                run.start = self._measured()
                 run.save()
             self.saved_at = time.monotonic()
             yield self
@@ -182,9 +183,8 @@ class Session:
             "images_per_second": self.steps_an_epoch * config.batch_size / seconds,
             **{f"{part}_share": parts.get(part, 0.0) / here for part in OVERHEAD},
         }
-        if self.each_epoch is not None and self.first:
-            self.method.eval()
-            row |= {key: float(value) for key, value in self.each_epoch(self.method).items()}
+        if self.first:
+            row |= self._measured()
         run.history.append(row)
         for helper in self.helpers:
             helper.after_epoch(row)
@@ -196,6 +196,13 @@ class Session:
             self.watch(run)
         if self._interrupted() and self.done < self.steps:
             raise KeyboardInterrupt(f"stopped after epoch {epoch + 1} of {config.epochs}")
+
+    def _measured(self) -> dict[str, float]:
+        """Return what the caller measures after each epoch, and before the first."""
+        if self.each_epoch is None:
+            return {}
+        self.method.eval()
+        return {key: float(value) for key, value in self.each_epoch(self.method).items()}
 
     def _interrupted(self) -> bool:
         """Return whether any process received a signal; all processes ask at the same step."""
@@ -218,6 +225,7 @@ class Session:
         if run.checkpoint is not None and run.begun:
             kept = read_checkpoint(run.checkpoint, self.method, self.optimizer)
             run.history, self.seconds = kept["history"], kept["seconds"]
+            run.start = kept.get("start", {})
             self.threads = kept["threads"]
             self.log.sums = {key: (total, count) for key, (total, count) in kept["sums"].items()}
             return int(kept["done"])
@@ -230,6 +238,7 @@ class Session:
         self.log.read()  # never save weights that a loss which is not finite has destroyed
         if self.run.checkpoint is not None and self.first:
             kept = {"done": self.done, "seconds": seconds, "sums": self.log.sums}
-            kept |= {"history": self.run.history, "threads": torch.get_num_threads()}
+            kept |= {"history": self.run.history, "start": self.run.start}
+            kept["threads"] = torch.get_num_threads()
             write_checkpoint(self.run.checkpoint, self.method, self.optimizer, kept)
         self.saved_at = time.monotonic()
