@@ -30,7 +30,8 @@ from cmssf_lib import files
 #: have moved to another folder; the fingerprint says whether they are the same.
 MAY_CHANGE = ("train.checkpoint_minutes", "cmssf.chunk", "cmssf.micro_batch", "data.path")
 FORMAT = "cmssf-weights-1"
-FILES = ["config.json", "environment.json", "start.json", "history.csv", "outputs.npz", "results.json"]
+FILES = ["config.json", "environment.json", "start.json", "history.csv", "outputs.npz"]
+FILES += ["results.json"]  # the last: with it a run is measured
 WEIGHTS, CHECKPOINT = "model.safetensors", "checkpoint.safetensors"
 READ: dict[str, Callable[[Path], Any]]
 READ = {".json": files.read_json, ".csv": files.read_table, ".npz": files.read_arrays}
@@ -140,7 +141,7 @@ class Run:
         self._require_own_folder()
         write: dict[str, Callable[[Path, Any], None]]
         write = {".json": files.write_json, ".csv": files.write_table, ".npz": files.write_arrays}
-        for path in (self.path / name for name in FILES):  # with results a run is measured: last
+        for path in (self.path / name for name in FILES):
             if content := getattr(self, path.stem):
                 write[path.suffix](path, content)
 
