@@ -313,9 +313,10 @@ def test_the_untrained_baseline_is_fresh_wherever_mae_began(tmp_path, monkeypatc
     method = build(preset, "mae", splits.train)
     judged = []
 
-    def judge(method, splits, preset):
+    def judge(method, splits, preset, answers):
         judged.append(method)
-        return {"knn": 0.5}, {"knn": torch.zeros(1)}
+        answers["knn"] = torch.zeros(1)
+        return {"knn": 0.5}
 
     monkeypatch.setattr(measure, "_judge_features", judge)
     results, _ = measure.judge(method, splits, preset)

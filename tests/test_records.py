@@ -364,7 +364,7 @@ def test_the_records_hold_no_pickle_and_no_picture():
     assert {path.suffix for path in files if not path.name.startswith(".")} <= allowed
 
 
-def test_all_tracked_files_together_take_at_most_40_mib(repository):
+def test_all_tracked_files_together_take_at_most_42_mib(repository):
     """Tree, pictures and wheels are to fit where 64 MiB may travel."""
     if shutil.which("git") is None or not (repository / ".git").exists():
         pytest.skip("no clone, or no git to ask")
@@ -373,4 +373,4 @@ def test_all_tracked_files_together_take_at_most_40_mib(repository):
     files = [repository / name for name in listed.decode().split("\0") if name]
     sizes = {path: path.lstat().st_size for path in files if path.exists()}
     largest = sorted(sizes, key=sizes.__getitem__)[-5:]
-    assert sum(sizes.values()) <= 40 * 2**20, f"the largest: {', '.join(map(str, largest))}"
+    assert sum(sizes.values()) <= 42 * 2**20, f"the largest: {', '.join(map(str, largest))}"

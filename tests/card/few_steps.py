@@ -1,4 +1,4 @@
-"""Trainings of two steps an epoch, and of one epoch on photographs: to see whether cells run."""
+"""Trainings of two steps an epoch, and of one epoch on pictures: to see whether cells run."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ whole = Session.__post_init__
 
 
 def two_steps(self):
-    if self.data.name.startswith("CIFAR"):
+    if self.data.name.startswith(("CIFAR", "my_photos")):
         self.config = replace(self.config, epochs=1)
     elif photographs_alone:
         return whole(self)
