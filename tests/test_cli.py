@@ -96,6 +96,7 @@ def test_train_leaves_a_whole_record(trained):
         "model.safetensors",
         "outputs.npz",
         "results.json",
+        "start.json",
     ]
     run = Run.load(trained)
     assert len(run.history) == run.config["train"]["epochs"] == 2

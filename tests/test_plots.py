@@ -21,6 +21,7 @@ from PIL import Image
 from cmssf_lib import plots
 from cmssf_lib.data import digit_scenes, tones
 from cmssf_lib.data.scenes import DTMF_HERTZ
+from cmssf_lib.evaluate import Comparison
 from cmssf_lib.plots import curves
 from cmssf_lib.runs import Run
 from cmssf_lib.views import as_float, greyscale
@@ -98,6 +99,7 @@ def every_figure(scenes) -> dict[str, plots.Picture]:
         "run_curves": call({"a": [run]}, {"loss": "loss", "floor": "least"}, lines={"b": 2.0}),
         "setting_sweeps": call({"width": {"64": [0.7, 0.8], "128": [0.9]}}, usual={"width": "64"}),
         "similarity_curves": call(run),
+        "forest": call({"one less another": Comparison(0.1, 0.05, 0.15, 0.001)}),
         "tone_panels": call(tones(torch.tensor([5, 7])), ["five", "seven"]),
         "tsne": call(torch.randn(40, 8), scenes.labels, scenes.class_names, perplexity=5),
         "views_grid": call(images, {"grey": grey}),

@@ -56,7 +56,8 @@ def compare(
     apart = one.mean(dim=0) - other.mean(dim=0)  # (n,)
     n, difference = len(apart), float(apart.mean())
     group = torch.arange(n) if clusters is None else clusters.unique(return_inverse=True)[1].cpu()
-    sums = torch.zeros(int(group.max()) + 1).double().index_add(0, group, apart - difference)
+    sums = torch.zeros(int(group.max()) + 1, dtype=torch.float64)
+    sums.index_add_(0, group, apart - difference)
     if (groups := len(sums)) > 1:
         varied.append((float(sums.square().sum()) / n**2 * groups / (groups - 1), groups - 1))
     if not varied:
@@ -110,7 +111,7 @@ def share_interval(right: Bool[Tensor, " n"]) -> tuple[float, float]:
     Wilson 1927, "Probable inference, the law of succession, and statistical inference": unlike
     p ± 2 standard errors it stays within 0 and 1, and does not shrink to a point there.
     """
-    n, share, z = len(right), float(right.double().mean()), float(norm.ppf((1 + LEVEL) / 2))
+    n, share, z = len(right), float(right.cpu().double().mean()), float(norm.ppf((1 + LEVEL) / 2))
     middle, scale = share + z**2 / (2 * n), 1 + z**2 / n
     half = z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
     return (middle - half) / scale, (middle + half) / scale

@@ -53,7 +53,7 @@ class VICReg(Method):
         self.expander = nn.Sequential(
             BatchNormHead(image_encoder.width, config.hidden, config.hidden, norm_output=True),
             nn.ReLU(),
-            nn.Linear(config.hidden, config.dim),
+            nn.Linear(config.hidden, config.dim, bias=False),  # the loss sees differences only
         )
 
     @property
