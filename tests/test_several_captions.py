@@ -383,7 +383,7 @@ def test_words_that_only_test_captions_have_are_left_out_and_named(scenes):
     known = strange[7][0]
     strange[7] = (*strange[7], f"{known}, of a Zebra")
     strange[9] = (f"zebra {known}",)
-    with pytest.warns(UserWarning, match="2 of .* no training caption.* left out: '[Zz]ebra'") as w:
+    with pytest.warns(UserWarning, match="2 of .* never seen.* left out: '[Zz]ebra'") as w:
         read = readable(model, with_captions(scenes.test, strange))
     assert len(w) == 1
     assert read.caption_sets[9] == (known,)
@@ -479,7 +479,7 @@ def test_the_command_trains_on_captions_with_words_that_only_test_captions_have(
     command = ["train", "cmssf", "--preset=quick", "--data=own", "--run=run", *options]
     assert cli.main(command) == 0
     noted = capsys.readouterr().err
-    assert "own test: 1 of 6 captions hold words of no training caption" in noted
+    assert "own test: 1 of 6 captions hold words that the tokenizer has never seen" in noted
     assert "left out: 'zebra'" in noted
     assert cli.main(["evaluate", "run", "--data=own"]) == 0
     told = capsys.readouterr()
@@ -488,3 +488,29 @@ def test_the_command_trains_on_captions_with_words_that_only_test_captions_have(
     assert "left out" not in capsys.readouterr().err  # nothing is measured
     recorded = json.loads(Path("run/results.json").read_text("utf-8"))
     assert f"{recorded['exact_caption_R@1']:.4f}" in told.out
+
+
+def test_what_is_trained_on_and_measured_is_what_can_be_read(tmp_path, monkeypatch):
+    """A pretrained tokenizer may lack a word of a training caption, in either part."""
+    monkeypatch.setenv("CMSSF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    own_folder(tmp_path / "own")
+    seen = []
+
+    def shortened(method, data):
+        return with_captions(data, ["one"] * len(data))
+
+    def stopped(method, data, *_, each_epoch, **__):
+        seen.append(set(data.unique_captions))
+        each_epoch(method)
+        raise ValueError("seen")
+
+    def looked(method, training, validation, batch_size):
+        seen.append(set(validation.unique_captions))
+        return {}
+
+    monkeypatch.setattr(cli.training, "readable", shortened)
+    monkeypatch.setattr(cli.training, "fit", stopped)
+    monkeypatch.setattr(cli.measure, "each_epoch", looked)
+    assert cli.main(["train", "cmssf", "--preset=quick", "--data=own", "--run=run"]) == 2
+    assert seen == [{"one"}] * 2

@@ -90,7 +90,7 @@ def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
     """
     require_writable(folder)
     splits, first = load(chosen.data), machine.process_index() == 0
-    training, validation = splits.train.hold_out(chosen.data.validation, chosen.data.seed)
+    _, validation = splits.train.hold_out(chosen.data.validation, chosen.data.seed)
     require_measurable(splits, validation, chosen, name)
     run = Run(folder)
     run.environment["command"] = command
@@ -103,6 +103,7 @@ def train_run(chosen: Preset, name: str, folder: Path, command: str) -> Run:
     to_train = chosen.train.epochs > 0 and so_far != "trained"
     method = build(chosen, name, splits.train) if to_train else trained(run, splits.train)
     splits = Splits(*(readable(method, data) for data in splits))
+    training, validation = splits.train.hold_out(chosen.data.validation, chosen.data.seed)
     if first:
         say(
             f"{name} on {training.name}: {len(training)} pictures for training, {len(validation)} "

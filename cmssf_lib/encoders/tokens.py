@@ -139,8 +139,8 @@ def _texts(captions: Sequence[str]) -> tuple[str, ...]:
 def readable(model: nn.Module, data: ImageTextData) -> ImageTextData:
     """Return a data set without the words that a model's tokenizer, if it has one, does not know.
 
-    Natural captions of test pictures have words that no training caption had. A warning names the
-    words and counts the captions. What is left of a caption can be read.
+    Natural captions of test pictures have words that no training caption had, and a pretrained
+    tokenizer may lack some, too. A warning names the words and counts the captions.
 
     Raises:
         ValueError: If a caption has no known word, or too many tokens; the message names the data
@@ -160,8 +160,8 @@ def readable(model: nn.Module, data: ImageTextData) -> ImageTextData:
         if left_out:
             count = sum(old != new for old, new in read.items())
             warnings.warn(
-                f"{data.name}: {count} of {len(read)} captions hold words of no training caption. "
-                f"These words are left out: {', '.join(map(repr, left_out))}"[:400],
+                f"{data.name}: {count} of {len(read)} captions hold words that the tokenizer "
+                f"has never seen. They are left out: {', '.join(map(repr, left_out))}"[:400],
                 stacklevel=2,
             )
             captions = tuple(tuple(read[text] for text in texts) for texts in data.caption_sets)
