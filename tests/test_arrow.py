@@ -189,11 +189,18 @@ def test_the_fingerprint_is_of_the_content_and_not_of_the_files(folder, disk, tm
     assert disk.train.fingerprint == disk.train.subset(range(96)).fingerprint
 
 
-def test_parquet_is_converted_into_the_librarys_cache(folder, tmp_path):
+def test_parquet_is_converted_into_the_librarys_cache(folder, tmp_path, capsys):
     for split, rows in datasets.load_from_disk(str(folder)).items():
         rows.to_parquet(tmp_path / "parquet" / f"{split}.parquet")
+    before = datasets.are_progress_bars_disabled()
+    datasets.enable_progress_bars()
+    capsys.readouterr()
     arrow_folder(tmp_path / "parquet", image_size=SIZE)
     assert list((tmp_path / "cache" / "datasets").rglob("*.arrow"))
+    assert capsys.readouterr() == ("", "")  # bars are for terminals
+    assert not datasets.are_progress_bars_disabled()
+    if before:
+        datasets.disable_progress_bars()
 
 
 def test_the_fingerprint_changes_with_whatever_training_sees(folder, disk, tmp_path):

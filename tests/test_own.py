@@ -222,6 +222,16 @@ def test_a_folder_of_arrow_files_is_told_by_its_files(plain, tmp_path):
     assert "captions: its own" in said[0]
 
 
+def test_tables_beside_pictures_do_not_make_them_arrow_files(plain):
+    """An index is a Parquet file, and `cmssf index photos --to photos/index` puts it there."""
+    usual = preset("quick", "simclr")
+    alone = for_folder(plain, "simclr", usual)
+    (plain / "index").mkdir()
+    for name in ("index/index.parquet", "metadata.parquet"):
+        (plain / name).write_bytes(b"PAR1")
+    assert for_folder(plain, "simclr", usual) == alone
+
+
 # --- training on them ---
 
 

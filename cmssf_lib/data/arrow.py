@@ -6,6 +6,7 @@ shuffle. pyarrow alone would leave the features, the conversion of Parquet and t
 """
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ from cmssf_lib.data.picture_files import SPLITS
 from cmssf_lib.data.pictures import read_picture
 from cmssf_lib.data.stored import StoredPictures
 from cmssf_lib.files import home
+from cmssf_lib.machine import hide_bars
 
 
 def arrow_folder(
@@ -81,6 +83,9 @@ def arrow_folder(
         raise RuntimeError("reading Arrow files needs one more package: pip install datasets")
     import datasets
 
+    hidden = datasets.are_progress_bars_disabled()
+    if hide_bars() or not (sys.stderr and sys.stderr.isatty()):
+        datasets.disable_progress_bars()
     try:
         if (root / "dataset_dict.json").is_file():
             found = datasets.load_from_disk(str(root))
@@ -91,6 +96,9 @@ def arrow_folder(
     except Exception as error:  # those of datasets and pyarrow have no kind in common
         what = "no Arrow or Parquet files with the splits train and test can be read from"
         raise ValueError(f"{what} {root}: {type(error).__name__}: {error}") from error
+    finally:
+        if not hidden:
+            datasets.enable_progress_bars()
     features = parts["train"].features
     label = features.get("label", datasets.ClassLabel(names=["picture"]))
     texts = [key for key in ("caption", "text") if key in features]

@@ -87,15 +87,20 @@ def for_folder(folder: str | Path, method: str, usual: Preset) -> tuple[Preset, 
 def _found(root: Path, method: str, usual: Preset) -> tuple[DataConfig, int]:
     """Return how to load a folder, and the shorter side of most of its pictures in pixels."""
     splits = [root / split for split in ("train", "test") if (root / split).is_dir()]
-    stored = (root / "dataset_dict.json").is_file() or any(root.rglob("*.parquet"))
+    stored, files = (root / "dataset_dict.json").is_file(), list[str]()
+    if not stored:
+        try:
+            with warnings.catch_warnings(action="ignore"):  # `load` says again what is left out
+                files = [found.file for found in find_pictures(root)]
+        except FileNotFoundError:  # pictures go first: an index may lie beside them
+            if not (stored := any(root.rglob("*.parquet"))):
+                raise
     if len(splits) == 1 and not stored:
         raise ValueError(f"{root} holds {splits[0].name}/ but not the other of train/ and test/")
     test, table = usual.data.test, None
     if stored:
         pixels = min(arrow_folder(root).train.images.shape[2:])
     else:
-        with warnings.catch_warnings(action="ignore"):  # `load` says again what is left out
-            files = [found.file for found in find_pictures(root)]
         looked_at = files[:: -(-len(files) // LOOKED_AT)]
         pixels = median_low([short_side(root / file) or 0 for file in looked_at])
         if not splits:
