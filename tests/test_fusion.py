@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, strategies as st
 from safetensors.torch import load_file, save_file
 from settings import FusionConfig, TrainConfig
+from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -562,13 +563,61 @@ def test_what_a_missing_model_would_have_said_is_not_read(rule):
 def test_a_rule_must_be_fitted_and_known():
     model = late_for()
     answers, presence, labels = answers_of(50, (0.9, 0.8, 0.7))
-    for rule in ("weighted", "stacked"):
+    for rule in ("product", "weighted", "loglinear", "stacked"):
         with pytest.raises(RuntimeError, match=f"'{rule}' has not been fitted.*fit_rule"):
             model.combine(answers, presence, rule)
     with pytest.raises(ValueError, match="unknown rule 'vote'"):
         model.combine(answers, presence, "vote")
     with pytest.raises(ValueError, match="show 1 of 2 classes"):
         model.fit_rules(answers, presence, torch.zeros_like(labels))
+
+
+def independent(n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Three signals, independent given an unevenly distributed class; and the exact posteriors.
+
+    Returns:
+        The log-posteriors of each signal alone, the exact log-posterior of all, and the classes.
+    """
+    random = torch.Generator().manual_seed(seed)
+    prior = torch.tensor([0.2, 0.3, 0.5])
+    classes = prior.multinomial(n, replacement=True, generator=random)  # (n,)
+    likely = torch.rand(3, 3, 6, generator=random).softmax(dim=2)  # (signal, class, symbol)
+    each = [row[classes].multinomial(1, generator=random)[:, 0] for row in likely]
+    seen = torch.stack([row[:, symbol].T for row, symbol in zip(likely, each, strict=True)])
+    alone = (seen * prior).transpose(0, 1)  # (n, signal, class)
+    exact = seen.prod(dim=0) * prior
+    alone, exact = (p / p.sum(dim=-1, keepdim=True) for p in (alone, exact))
+    return alone.log(), exact.log(), classes
+
+
+def test_the_product_is_bayes_rule_for_independent_modalities():
+    answers, exact, labels = independent(4_000)
+    present = torch.ones(4_000, 3, dtype=torch.bool)
+    model = late_for(3)
+    model.fit_rules(answers, present, labels)
+    model.log_prior.copy_(torch.tensor([0.2, 0.3, 0.5]).log())  # fitted, it has noise
+    found = model.combine(answers, present, "product")
+    torch.testing.assert_close(found, exact, atol=1e-5, rtol=1e-5)
+    present[:, 1] = False  # the product of two is exact, too
+    both = (answers[:, 0] + answers[:, 2] - model.log_prior).log_softmax(dim=1)
+    torch.testing.assert_close(model.combine(answers, present, "product"), both)
+
+
+def test_the_prior_and_the_powers_are_fitted():
+    answers, _, labels = independent(20_000)
+    present = torch.ones(len(labels), 3, dtype=torch.bool)
+    model = late_for(3)
+    model.fit_rules(answers, present, labels)
+    torch.testing.assert_close(model.log_prior.exp(), labels.bincount().float() / len(labels))
+    torch.testing.assert_close(model.powers, torch.ones(3), atol=0.2, rtol=0)
+    copied = answers[:, [0, 0, 1]]  # the same signal twice: the product counts it twice
+    model.fit_rules(copied, present, labels)
+    assert model.powers[:2].sum() == pytest.approx(1, abs=0.25)
+    losses = {
+        rule: F.nll_loss(model.combine(copied, present, rule), labels).item()
+        for rule in ("product", "loglinear")
+    }
+    assert losses["loglinear"] < losses["product"]
 
 
 def test_modality_dropout_teaches_the_stacking_what_to_do_without():
@@ -681,7 +730,7 @@ def test_all_rules_of_late_fusion_are_those_of_one_at_a_time(monkeypatch):
     monkeypatch.setattr("cmssf_lib.fusion.AT_ONCE", 20)
     for present in (None, {"text": torch.arange(48) % 3 == 0}):
         said = method.predict_by_rules(data, present)
-        assert list(said) == ["mean", "weighted", "stacked"]
+        assert list(said) == ["mean", "product", "weighted", "loglinear", "stacked"]
         for rule, each in said.items():
             torch.testing.assert_close(each, method.predict(data, present=present, rule=rule))
     with pytest.raises(ValueError, match="only late fusion can fit or set rules"):
@@ -758,7 +807,7 @@ def test_modes_are_put_back_after_any_error(kind, rule):
     assert held.traceback
 
 
-@pytest.mark.parametrize("rule", ["weighted", "stacked"])
+@pytest.mark.parametrize("rule", ["product", "weighted", "loglinear", "stacked"])
 def test_late_fusion_trains_before_its_rule_is_fitted(rule, monkeypatch):
     data = tiny_data()
     method = method_of("late", rule, data)

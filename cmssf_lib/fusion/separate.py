@@ -1,6 +1,8 @@
 """One encoder for each modality: feature fusion combines vectors, late fusion predictions."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
@@ -79,18 +81,22 @@ class FeatureFusion(FusionModel):
 class LateFusion(FusionModel):
     """Combines the predictions of one model per modality; each model is trained on its own.
 
-    Rule "mean": the mean of the probabilities. "weighted": a weighted mean, with one weight for
-    each modality. "stacked": a logistic regression on all predictions. A missing modality is
-    left out of the means; the regression is told which ones are present. `fit_rules` fits the
-    last two rules after training, on examples that no model was trained on. One trained model
-    can predict by all three rules (`combine`).
+    Rule "mean": the mean of the probabilities. "product": their product, divided by the classes'
+    frequencies once for each modality but one. That is Bayes' rule for modalities that are
+    independent given the class. "weighted": a weighted mean, with one weight for each modality.
+    "loglinear": a weighted product. "stacked": a logistic regression on all predictions. A missing
+    modality is left out; the regression is told which ones are present. `fit_rules` fits all but
+    the first rule after training, on examples that no model was trained on. One trained model can
+    predict by every rule (`combine`).
 
     References:
-        Wolpert 1992, "Stacked generalization".
+        Kittler et al. 1998, "On combining classifiers", equations 8 and 14 (product and mean);
+        Genest & Zidek 1986, "Combining probability distributions" (the weighted product, called
+        logarithmic opinion pool); Wolpert 1992, "Stacked generalization".
     """
 
     kind = "late"
-    rules = ("mean", "weighted", "stacked")
+    rules = ("mean", "product", "weighted", "loglinear", "stacked")
     hides_inputs = False  # a model learns nothing from examples that are hidden from it
 
     def add_parts(self, config: FusionConfig, classes: int) -> None:
@@ -101,6 +107,8 @@ class LateFusion(FusionModel):
         # Fitted, not trained by gradient; saved with the model.
         count = len(config.modalities)
         self.log_weights = nn.Buffer(torch.full((count,), -math.log(count)))
+        self.powers = nn.Buffer(torch.ones(count))
+        self.log_prior = nn.Buffer(torch.full((classes,), -math.log(classes)))
         self.stack_weight = nn.Buffer(torch.zeros(classes, count * classes + count))
         self.stack_bias = nn.Buffer(torch.zeros(classes))
         self.fitted = nn.Buffer(torch.tensor(False))
@@ -137,7 +145,7 @@ class LateFusion(FusionModel):
         Args:
             answers: Log-probabilities; those of a missing modality are ignored.
             presence: Which example has which modality.
-            rule: "mean", "weighted" or "stacked".
+            rule: One of `rules`.
 
         Returns:
             Log-probabilities.
@@ -153,12 +161,15 @@ class LateFusion(FusionModel):
         if rule == "stacked":
             logits = F.linear(stack(answers, presence), self.stack_weight, self.stack_bias)
             return logits.log_softmax(dim=1)
+        if rule in ("product", "loglinear"):
+            powers = self.powers if rule == "loglinear" else torch.ones_like(self.powers)
+            return weighted_product(answers, presence, powers, self.log_prior)
         weights = self.log_weights if rule == "weighted" else torch.zeros_like(self.log_weights)
         return weighted_mean(answers, presence, weights)
 
     @torch.no_grad()
     def fit_rules(self, answers: Answers, presence: Presence, labels: Labels) -> None:
-        """Fit the rules "weighted" and "stacked" to predictions on held-out examples.
+        """Fit all rules but "mean" to predictions on held-out examples.
 
         If the configuration has modality dropout, it also applies here: a rule fitted with all
         modalities present would not know what to do without one.
@@ -172,7 +183,13 @@ class LateFusion(FusionModel):
         # not support.
         answers, presence, labels = (part.detach().cpu() for part in (answers, presence, labels))
         presence = hide(presence, self.config.modality_dropout, torch.Generator().manual_seed(0))
-        self.log_weights.copy_(fit_weights(answers, presence, labels))
+        prior = labels.bincount(minlength=self.classes).float().log() - math.log(len(labels))
+        self.log_prior.copy_(prior)
+        count = answers.shape[1]
+        mean = partial(weighted_mean, answers, presence)
+        self.log_weights.copy_(fit_weights(mean, torch.zeros(count), labels).log_softmax(dim=0))
+        product = partial(weighted_product, answers, presence, log_prior=prior)
+        self.powers.copy_(fit_weights(product, torch.ones(count), labels))
         features = stack(answers, presence).double().numpy()
         regression = LogisticRegression(C=1.0, max_iter=2000).fit(features, labels.numpy())
         found = ((self.stack_weight, regression.coef_), (self.stack_bias, regression.intercept_))
@@ -189,20 +206,37 @@ def weighted_mean(answers: Answers, presence: Presence, log_weights: Float[Tenso
     return (answers + log_weights[:, :, None]).logsumexp(dim=1)
 
 
-def fit_weights(answers: Answers, presence: Presence, labels: Labels) -> Float[Tensor, " m"]:
-    """Return the logarithms of the weights with which `weighted_mean` fits the labels best."""
-    free = torch.zeros(answers.shape[1], requires_grad=True)
+def weighted_product(
+    answers: Answers,
+    presence: Presence,
+    powers: Float[Tensor, " m"],
+    log_prior: Float[Tensor, " classes"],
+) -> Logits:
+    """Return the normalised logarithm of the product of the posteriors that are present.
+
+    Each posterior is divided by the prior, which leaves a likelihood, and raised to its power;
+    the prior then counts once. With all powers 1 this is Bayes' rule for independent modalities.
+    """
+    likelihood = (answers - log_prior).masked_fill(~presence[:, :, None], 0.0)
+    return ((likelihood * powers[:, None]).sum(dim=1) + log_prior).log_softmax(dim=1)
+
+
+def fit_weights(
+    combined: Callable[[Float[Tensor, " m"]], Logits], start: Float[Tensor, " m"], labels: Labels
+) -> Float[Tensor, " m"]:
+    """Return the weights with which a rule's log-probabilities fit the labels best."""
+    free = start.clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS([free], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.nll_loss(weighted_mean(answers, presence, free), labels)
+        loss = F.nll_loss(combined(free), labels)
         loss.backward()
         return loss
 
     with torch.enable_grad():
         optimizer.step(closure)
-    return free.detach().log_softmax(dim=0)
+    return free.detach()
 
 
 def stack(answers: Answers, presence: Presence) -> Float[Tensor, "b features"]:
