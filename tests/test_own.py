@@ -305,12 +305,23 @@ def test_one_class_that_stands_for_none_can_be_trained_on(method):
         ("simclr --data.image_size 64", "resized twice"),
         ("simclr --vision.image_size 32", "resized twice"),
         ("fusion --data.image_size 32", "resized twice"),
+        ("fusion --data.flavour two --data.sound none", "give fusion.image_size 16 32"),
+        ("simclr --data.flavour two", "only fusion reads 16x32"),
     ],
 )
 def test_other_data_than_those_that_are_meant_are_refused(words, why, monkeypatch):
     monkeypatch.setenv("CMSSF_PRESET", "quick")
     with pytest.raises(ValueError, match=re.escape(why)):
         cli.read_settings(words.split())
+
+
+def test_two_digits_side_by_side_are_read_whole(monkeypatch):
+    monkeypatch.setenv("CMSSF_PRESET", "quick")
+    words = "fusion --data.flavour two --data.sound none --data.text caption"
+    senses = "--fusion.modalities image text --fusion.image_size 16 32"
+    _, chosen = cli.read_settings(f"{words} {senses}".split())
+    drawn = data.load(replace(chosen.data, train=300, test=20)).train.images
+    assert chosen.fusion.image_size == tuple(drawn.shape[2:]) == (16, 32)
 
 
 @pytest.mark.parametrize(

@@ -106,12 +106,16 @@ def check_given(given: list[str], chosen: Preset, method: str) -> list[str]:
     if about_data := [sentence for sentence in told if sentence.startswith("--data.")]:
         raise ValueError(about_data[0])
     size = chosen.data.image_size
+    two = chosen.data.name == "digit_scenes" and chosen.data.flavour == "two"  # side by side
+    drawn = (size, 2 * size if two else size)
     name, reads = "vision.image_size", (chosen.vision.image_size,) * 2
     if method == "fusion":
         name, reads = "fusion.image_size", chosen.fusion.image_size
-    if chosen.data.name != "cifar10" and reads != (size, size):
+    if chosen.data.name != "cifar10" and reads != drawn:
+        same = f"only fusion reads {size}x{2 * size}" if two else "give both the same size"
+        same = f"give {name} {size} {2 * size}" if two and method == "fusion" else same
         raise ValueError(
-            f"data.image_size={size} and {name}={' '.join(map(str, sorted({*reads})))} differ, so "
-            "every picture would be resized twice: give both the same size"
+            f"data.image_size={size} and {name}={' '.join(map(str, dict.fromkeys(reads)))} differ, "
+            f"so every picture would be resized twice: {same}"
         )
     return told
