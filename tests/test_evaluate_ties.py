@@ -279,6 +279,18 @@ def test_fusion_is_left_as_it_is(training):
             measure(method, SCENES.test)
 
 
+def test_the_answers_behind_every_accuracy_of_fusion_are_given():
+    config = FusionConfig(kind="late", rule="product", modalities=("image", "text"), max_length=16)
+    method = FusionClassifier(config, SCENES.train.captions, len(SCENES.train.class_names))
+    method.fit_rule(SCENES.train)
+    answers = {}
+    results = fusion_report(method, SCENES.test, predictions=answers)
+    right = {name: evaluate.accuracy(given, SCENES.test.labels) for name, given in answers.items()}
+    assert right == {name: share for name, share in results.items() if name != "parameters"}
+    assert right["product.only_text"] == right["only_text"]
+    assert {"mean.accuracy", "loglinear.image_noise_0.5", "text_missing_1.0"} <= right.keys()
+
+
 def test_what_is_embedded_already_is_not_embedded_again():
     method = Names().eval()
     seen = embed(method, SCENES.test)

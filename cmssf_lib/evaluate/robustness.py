@@ -173,8 +173,7 @@ def fusion_report(
     Args:
         method: A trained model; for output-level fusion, with fitted rules.
         test: The test set.
-        predictions: Receives the predicted classes ``(n,)`` behind "accuracy" and all measures that
-            begin with "only", under their names.
+        predictions: Receives the predicted classes ``(n,)`` behind each accuracy, under its name.
 
     Returns:
         A flat dictionary: name → number. The damage uses fixed seeds, the same for every model.
@@ -192,12 +191,11 @@ def fusion_report(
                     asked = kinds.cpu() == i
                     right = accuracy(answers[asked], labels[asked])
                     found[f"kind_{kind.replace(' ', '_')}"] = right
-            if rule:
-                results |= {f"{rule}.{measured}": right for measured, right in found.items()}
-            if rule in ("", method.config.rule):
-                results |= found
-                if predictions is not None and name.startswith(("accuracy", "only_")):
-                    predictions[name] = answers
+            starts = [f"{rule}."] if rule else []
+            for start in (*starts, "") if rule in ("", method.config.rule) else starts:
+                results |= {start + measured: right for measured, right in found.items()}
+                if predictions is not None:
+                    predictions[start + name] = answers
     return results
 
 
