@@ -33,6 +33,7 @@ ROOMS = (
     "plots",
     "check",
     "photographs",
+    "seeds",
     "build",
     "presets",
     "evaluate",

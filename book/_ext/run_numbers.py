@@ -1,9 +1,13 @@
-"""Numbers out of recorded runs, so that no page can quote one from nowhere: a role and a table.
+"""Numbers out of recorded runs, so that no page can quote one from nowhere: two roles and a table.
 
 ``{run}`quick/cmssf-colour:zero_shot|percent` `` reads ``book/runs/quick/cmssf-colour/results.json``
 (a flat mapping from metric to number) and prints the value. The run's name, the full value and the
 command that makes the run again stand in the tooltip. A run, metric or format that does not exist
 is a Sphinx warning; the book is built with ``-W``, so the build fails.
+
+``{compare}`02_fusion:F1 concat − mean` `` prints one of the comparisons that a chapter declares in
+``book/runs/comparisons.toml``, with its interval; ``|verdict`` after it says what follows, with
+all comparisons of the chapter taken together.
 
 The directive ``run-table`` sets one metric of many runs side by side, a column for each seed:
 
@@ -22,6 +26,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,7 +36,11 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from cmssf_lib import seeds
+from cmssf_lib.evaluate import Comparison, verdicts
+
 logger = logging.getLogger(__name__)
+MARGIN = 0.02  # on digits, two are called equal within two points (the page "The protocol")
 
 FORMATS: dict[str, Callable[[float], str]] = {
     "percent": lambda value: f"{100 * value:.1f} %",
@@ -109,6 +118,42 @@ class RunRole(SphinxRole):
         return [nodes.abbreviation(text, text, explanation=tip, classes=["run-number"])], []
 
 
+@cache
+def compared(chapter: str) -> tuple[dict[str, Comparison], dict[str, str]]:
+    """Return a chapter's comparisons and what follows from them together."""
+    family = seeds.family(chapter)
+    return family, verdicts(family, MARGIN)
+
+
+class CompareRole(SphinxRole):
+    """A comparison: ``CHAPTER:LABEL``, or ``CHAPTER:LABEL|verdict``."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Print the difference with its interval, or the verdict; or warn about what is missing."""
+        directory = Path(self.env.srcdir) / self.config.run_numbers_directory
+        self.env.note_dependency(str(directory / "comparisons.toml"))
+        asked, _, style = self.text.strip().partition("|")
+        chapter, _, label = asked.partition(":")
+        try:
+            family, said = compared(chapter)
+            if label not in family or style not in ("", "verdict"):
+                raise ValueError(f"no {self.text!r}; there are {', '.join(family)}")
+        except (OSError, LookupError, ValueError) as error:
+            logger.warning("comparison: %s", error, location=self.get_location())
+            return [nodes.strong(text=f"[missing: {self.text}]")], []
+        found = family[label]
+        low, middle, high = (
+            f"{100 * end:+.1f}".replace("-", "\N{MINUS SIGN}")
+            for end in (found.low, found.difference, found.high)
+        )
+        text = said[label] if style else f"{middle} points ({low} to {high})"
+        tip = (
+            f"{label}: {middle} percentage points, 95 % interval {low} to {high}; "
+            f"{said[label]}, of {len(family)} comparisons together"
+        )
+        return [nodes.abbreviation(text, text, explanation=tip, classes=["run-number"])], []
+
+
 class RunTable(SphinxDirective):
     """The directive itself: writes a ``list-table`` full of roles, and lets Sphinx read that."""
 
@@ -170,5 +215,6 @@ def setup(app: Sphinx) -> dict[str, object]:
     """Register the role, the table and where the recorded runs are."""
     app.add_config_value("run_numbers_directory", "book/runs", "env", types=[str])
     app.add_role("run", RunRole())
+    app.add_role("compare", CompareRole())
     app.add_directive("run-table", RunTable)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

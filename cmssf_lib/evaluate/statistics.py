@@ -27,7 +27,7 @@ class Comparison(NamedTuple):
 def compare(
     one: Float[Tensor, "seeds n"],
     other: Float[Tensor, "more_seeds n"],
-    clusters: Int[Tensor, " n"] | None = None,
+    clusters: Int[Tensor, " n"] | Int[Tensor, "n k"] | None = None,
 ) -> Comparison:
     r"""Compare what two methods scored on the same pictures, each in several trainings.
 
@@ -35,17 +35,19 @@ def compare(
     with the pictures, where both are compared picture by picture. The three variances are added,
 
     $$V = \frac{s_1^2}{S_1} + \frac{s_2^2}{S_2}
-        + \frac{G}{G - 1} \frac{1}{n^2} \sum_g \Big(\sum_{i \in g} (d_i - \bar d)\Big)^2,$$
+        + \frac{G}{G - 1} \frac{1}{n^2} \sum_{i \sim j} (d_i - \bar d)(d_j - \bar d),$$
 
-    and so are their degrees of freedom, as Welch (1947) and Satterthwaite (1946) do. Pictures of
-    one cluster g, such as scenes with the same handwritten digit, count as one. With one training
-    each, nothing is said about another seed.
+    and so are their degrees of freedom, as Welch (1947) and Satterthwaite (1946) do. The last sum
+    runs over pairs of pictures that belong together, such as scenes with the same handwritten
+    digit (Aronow, Samii & Assenova 2015, "Cluster-robust variance estimation for dyadic data"); G
+    counts the clusters. With one training each, nothing is said about another seed.
 
     Args:
         one: 1 where a picture was right and 0 where not, or any score, for each training.
         other: The same of the other method, in the same order of pictures. With n = 1, only the
             trainings are compared (Welch's test).
-        clusters: For each picture, a number that those share that were not drawn independently.
+        clusters: For each picture, a number that those share that were not drawn independently;
+            or k numbers, of which they share any.
 
     Raises:
         ValueError: If there is nothing to vary: one training and one picture or cluster.
@@ -55,11 +57,15 @@ def compare(
     varied = [(float(m.var()) / len(m), len(m) - 1) for m in means if len(m) > 1]
     apart = one.mean(dim=0) - other.mean(dim=0)  # (n,)
     n, difference = len(apart), float(apart.mean())
-    group = torch.arange(n) if clusters is None else clusters.unique(return_inverse=True)[1].cpu()
-    sums = torch.zeros(int(group.max()) + 1, dtype=torch.float64)
-    sums.index_add_(0, group, apart - difference)
-    if (groups := len(sums)) > 1:
-        varied.append((float(sums.square().sum()) / n**2 * groups / (groups - 1), groups - 1))
+    off, groups, together = apart - difference, n, apart - difference  # (n,)
+    if clusters is not None:
+        group = clusters.cpu().reshape(n, -1)  # (n, k)
+        groups = len(group.unique())
+        shared = ((group[:, :, None] == own).any(2).any(1) for own in group)  # n times (n,)
+        together = torch.stack([off[both].sum() for both in shared])
+    if groups > 1:
+        pictures = max(0.0, float((off * together).sum())) / n**2
+        varied.append((pictures * groups / (groups - 1), groups - 1))
     if not varied:
         raise ValueError("one training and one picture cannot vary: give several of either")
     variance = sum(v for v, _ in varied)

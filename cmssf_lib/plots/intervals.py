@@ -18,22 +18,25 @@ LOOKS = {
 
 @style.styled
 def forest(
-    comparisons: Mapping[str, Comparison], *, margin: float = 0.0, xlabel: str = "difference"
+    comparisons: Mapping[str, Comparison],
+    *,
+    margin: float = 0.0,
+    said: Mapping[str, str] | None = None,
+    xlabel: str = "difference",
 ) -> Figure:
     """Draw each difference as a point with its 95 % interval, and write the verdict beside it.
-
-    The verdicts are those of `verdicts`: corrected for the number of comparisons drawn.
 
     Args:
         comparisons: What is compared, such as "SimCLR − MoCo" → the difference of two shares.
         margin: Drawn as a band around 0, within which two are called equal.
+        said: The `verdicts`, where more was compared than is drawn.
         xlabel: What differs; the axis counts percentage points.
 
     Raises:
         ValueError: If there is no comparison.
     """
     style.require_some(comparisons, "expected comparisons to draw; got none")
-    said = verdicts(comparisons, margin)
+    said = said or verdicts(comparisons, margin)
     figure, ((axes,),) = style.panels(height=0.32 * len(comparisons) + 1.3)
     axes.axvline(0, color=style.INK, linewidth=0.8)
     if margin:

@@ -103,6 +103,52 @@ def test_damaged_results_are_a_warning(build, tmp_path):
 
 
 @pytest.fixture
+def chapter(monkeypatch, build):
+    """Comparisons of a chapter: one clear, one that is clear only if it is taken alone."""
+    import run_numbers
+    from cmssf_lib.evaluate import Comparison
+
+    family = {
+        "A one − other": Comparison(0.034, 0.021, 0.047, 0.0004),
+        "B two − other": Comparison(-0.031, -0.061, -0.001, 0.04),
+        "C three − other": Comparison(0.01, -0.03, 0.05, 0.6),
+    }
+    monkeypatch.setattr(run_numbers.seeds, "family", {"02_x": family}.__getitem__)
+    run_numbers.compared.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("quoted", "shown"),
+    [
+        ("02_x:A one − other", "+3.4 points (+2.1 to +4.7)"),
+        ("02_x:A one − other|verdict", "higher"),
+        ("02_x:B two − other", "−3.1 points (−6.1 to −0.1)"),
+        ("02_x:B two − other|verdict", "open"),
+    ],
+)
+def test_a_comparison_is_read_from_what_its_chapter_declares(build, chapter, quoted, shown):
+    page, warnings = build(f"So it is: {{compare}}`{quoted}`.")
+    assert not warnings
+    number = page.select_one("abbr.run-number")
+    assert number.get_text() == shown
+    assert "of 3 comparisons together" in number["title"]
+
+
+@pytest.mark.parametrize(
+    ("quoted", "complaint"),
+    [
+        ("02_x:C", "no '02_x:C'; there are A one − other, B two − other, C three − other"),
+        ("02_x:A one − other|percent", "no '02_x:A one − other|percent'"),
+        ("03_y:A", "03_y"),
+    ],
+)
+def test_a_comparison_that_is_not_declared_is_a_warning(build, chapter, quoted, complaint):
+    page, warnings = build(f"So it is: {{compare}}`{quoted}`.")
+    assert complaint in warnings
+    assert f"[missing: {quoted}]" in page.get_text()
+
+
+@pytest.fixture
 def seeds(tmp_path):
     """Recorded runs: two seeds of one setting, and a setting whose name goes on."""
     for name, accuracy in {"one-s0": 0.5, "one-s1": 0.25, "one-short-s2": 0.9}.items():
