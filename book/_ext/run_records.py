@@ -8,9 +8,10 @@ that differ in the seed alone share it:
     :name: tab-records-quick
     ```
 
-``notebook-records`` has a row for each notebook, from what `make notebooks` stored in it. Under
-either stands a list of the sets of versions, each with the letter by which the rows name it. A
-record that lacks one of these facts is a Sphinx warning, and so fails the build.
+``run-costs`` sums up their hours. ``notebook-records`` has a row for each notebook, from what
+`make notebooks` stored in it. Under these two stands a list of the sets of versions, each with the
+letter by which the rows name it. A record that lacks one of these facts is a Sphinx warning, and so
+fails the build.
 """
 
 import csv
@@ -107,6 +108,23 @@ class RunRecords(Records):
             yield (f"`{name}`", _joined(map(str, seeds)), *self.facts(environments, seconds))
 
 
+class RunCosts(Records):
+    """The hours of training behind all recorded runs, by folder and machine."""
+
+    def rows(self) -> Iterable[tuple[str, ...]]:
+        """Yield a row for each folder and kind of machine."""
+        directory = Path(self.env.srcdir) / self.config.run_numbers_directory
+        yield ("Runs", "On", "Trainings", "Hours")
+        spent: dict[tuple[str, str], list[float]] = {}
+        for path in sorted(directory.rglob("environment.json")):
+            device = _read(path)["device"]
+            where = "processor" if device == "cpu" else device
+            key = (path.relative_to(directory).parts[0], where)
+            spent.setdefault(key, []).append(_seconds(path.parent / "history.csv"))
+        for (folder, where), seconds in spent.items():
+            yield (f"`{folder}/…`", where, str(len(seconds)), f"{sum(seconds) / 3600:.1f}")
+
+
 class NotebookRecords(Records):
     """The table of the notebooks."""
 
@@ -150,5 +168,6 @@ def setup(app: Sphinx) -> dict[str, object]:
     """Register both tables; where the runs are is known from `run_numbers`."""
     app.setup_extension("run_numbers")
     app.add_directive("run-records", RunRecords)
+    app.add_directive("run-costs", RunCosts)
     app.add_directive("notebook-records", NotebookRecords)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

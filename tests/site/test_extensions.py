@@ -106,6 +106,7 @@ def test_damaged_results_are_a_warning(build, tmp_path):
 def chapter(monkeypatch, build):
     """Comparisons of a chapter: one clear, one that is clear only if it is taken alone."""
     import run_numbers
+
     from cmssf_lib.evaluate import Comparison
 
     family = {
@@ -229,6 +230,17 @@ def test_a_table_of_records_says_when_and_where_each_training_was_made(build, re
     versions = [item.get_text() for item in page.select("li")]
     assert versions[0].startswith("A: python 3.11, torch 2.1, ")
     assert versions[1].startswith("B: python 3.11, torch 2.2, ")
+
+
+def test_the_hours_of_all_records_are_summed_up(build, recorded):
+    page, warnings = build("```{run-costs} Title\n```")
+    assert not warnings
+    rows = [[cell.get_text() for cell in row.select("th, td")] for row in page.select("tr")]
+    assert rows == [
+        ["Runs", "On", "Trainings", "Hours"],
+        ["small/…", "Card", "1", "0.0"],
+        ["small/…", "processor", "2", "0.1"],
+    ]
 
 
 def test_a_table_of_notebooks_says_when_and_where_each_was_executed(build, recorded, tmp_path):

@@ -91,9 +91,10 @@ def test_no_page_quotes_a_result_by_hand(prose):
     assert not by_hand
 
 
-def test_every_claim_has_its_measurement_and_one_of_four_verdicts(prose):
+def test_every_claim_has_its_measurement_and_one_of_the_verdicts(prose):
     text = prose["claims.md"]
     promised = re.findall(r"^(\w.*)\n: ", text, re.M)
+    assert len(promised) == 8
     rows = re.findall(r"^\* - (\d\.\d)\s(\w)\n  - (.+)\n  - (.+)\n  - (.+)$", text, re.M)
     assert len(rows) == len(re.findall(r"^\* - \d", text, re.M))
     for section in {row[0] for row in rows}:  # a, b, c … without a gap
