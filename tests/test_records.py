@@ -360,7 +360,7 @@ def test_a_run_of_cmssf_is_recorded_with_similarities(tmp_path, seed):
 
 def test_the_records_hold_no_pickle_and_no_picture():
     files = [path for path in RECORDS.rglob("*") if path.is_file()]
-    allowed = {".json", ".csv", ".npz", ".safetensors"}
+    allowed = {".json", ".csv", ".npz", ".safetensors", ".toml"}
     assert {path.suffix for path in files if not path.name.startswith(".")} <= allowed
 
 

@@ -56,7 +56,8 @@ def report(
         embedded: The outputs of `embed_features` for the training set and of `embed` for the test
             set, if already computed.
         predictions: If given and there are classes, filled with the predicted classes behind
-            "zero_shot" ("predictions"), the embeddings of the "prompts", and "prompt_classes".
+            "zero_shot" ("predictions"), "zero_shot_ensemble" and "knn", the embeddings of the
+            "prompts", and "prompt_classes".
 
     Returns:
         A flat dictionary: name → number.
@@ -73,16 +74,13 @@ def report(
         prompts, prompt_classes = embed_prompts(method, texts)
         answers = zero_shot(e.image, prompts, prompt_classes)
         means = zero_shot_prompts_from_captions(method, texts)
-        nearest = knn(bank, train.labels.cpu(), e.features, classes, k)
-        results = {
-            "zero_shot": accuracy(answers, e.labels),
-            "zero_shot_ensemble": accuracy(zero_shot(e.image, means), e.labels),
-            "knn": accuracy(nearest, e.labels),
-            "knn_k": float(k),
-        }
+        said = {"zero_shot": answers, "zero_shot_ensemble": zero_shot(e.image, means)}
+        said["knn"] = knn(bank, train.labels.cpu(), e.features, classes, k)
+        results = {name: accuracy(given, e.labels) for name, given in said.items()}
+        results["knn_k"] = float(k)
         if predictions is not None:
-            found = {"prompts": prompts, "prompt_classes": prompt_classes, "predictions": answers}
-            predictions.update(found)
+            predictions |= {"predictions": said.pop("zero_shot"), **said}
+            predictions |= {"prompts": prompts, "prompt_classes": prompt_classes}
     labels = _labels(e, classes)
     results |= both_retrievals(e.image, e.text, e.caption_pairs, labels)
     return results | _similarities(e, labels)
