@@ -189,11 +189,12 @@ def test_the_models_of_a_comparison_have_as_many_parameters():
 
 
 @pytest.mark.parametrize("task", ["questions", "clues", "match"])
-def test_every_model_of_a_comparison_has_three_seeds(task):
+def test_every_model_of_a_comparison_has_the_same_seeds(task):
     names = [run.name for run in of("fusion") if run.name.startswith(f"quick/{task}-")]
     models = {name.rpartition("-s")[0] for name in names}
+    seeds = {"questions": 3, "clues": 5, "match": 5}[task]
     assert models
-    assert sorted(names) == sorted(f"{model}-s{seed}" for model in models for seed in range(3))
+    assert sorted(names) == sorted(f"{model}-s{seed}" for model in models for seed in range(seeds))
 
 
 @pytest.mark.parametrize(
@@ -364,7 +365,7 @@ def test_the_records_hold_no_pickle_and_no_picture():
     assert {path.suffix for path in files if not path.name.startswith(".")} <= allowed
 
 
-def test_all_tracked_files_together_take_at_most_42_mib(repository):
+def test_all_tracked_files_together_take_at_most_45_mib(repository):
     """Tree, pictures and wheels are to fit where 64 MiB may travel."""
     if shutil.which("git") is None or not (repository / ".git").exists():
         pytest.skip("no clone, or no git to ask")
@@ -373,4 +374,4 @@ def test_all_tracked_files_together_take_at_most_42_mib(repository):
     files = [repository / name for name in listed.decode().split("\0") if name]
     sizes = {path: path.lstat().st_size for path in files if path.exists()}
     largest = sorted(sizes, key=sizes.__getitem__)[-5:]
-    assert sum(sizes.values()) <= 42 * 2**20, f"the largest: {', '.join(map(str, largest))}"
+    assert sum(sizes.values()) <= 45 * 2**20, f"the largest: {', '.join(map(str, largest))}"

@@ -100,3 +100,9 @@ def test_a_chapter_declares_its_comparisons(place):
     assert found["A one − other"] == seeds.difference("quick/one", "quick/other", "accuracy")
     with pytest.raises(ValueError, match="no comparisons of 'nowhere'; there are those of ch"):
         seeds.family("nowhere")
+
+
+def test_what_chapter_2_declares_can_be_compared():
+    found = seeds.family("02_fusion")
+    assert len(found) == 59
+    assert all(one.low <= one.difference <= one.high for one in found.values())
