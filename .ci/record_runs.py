@@ -198,7 +198,7 @@ CLUES = {
 }
 #: The one of them whose space chapter 10 draws.
 SHOWN = "standard/cmssf"
-#: Nothing reads their weights, and all that is tracked has to fit 42 MiB. What these runs claim is
+#: Nothing reads their weights, and all that is tracked has to fit 45 MiB. What these runs claim is
 #: computed again from their outputs; `cmssf reproduce` makes the weights again.
 WITHOUT_WEIGHTS = {
     "standard/untrained",  # its weights follow from its seed
