@@ -151,7 +151,8 @@ class CompareRole(SphinxRole):
             f"{label}: {middle} percentage points, 95 % interval {low} to {high}; "
             f"{said[label]}, of {len(family)} comparisons together"
         )
-        return [nodes.abbreviation(text, text, explanation=tip, classes=["run-number"])], []
+        classes = ["run-number", "run-difference"]
+        return [nodes.abbreviation(text, text, explanation=tip, classes=classes)], []
 
 
 class RunTable(SphinxDirective):
