@@ -30,13 +30,13 @@ COLOURS: Mapping[str, str] = {
 }
 #: Used along with the colours, so that no class depends on its colour alone.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">")
-# Yellow is too pale for a thin line on white.
-LINES = [colour for name, colour in COLOURS.items() if name != "yellow"]
 STYLES = ("-", "--", "-.", (0, (5, 1.2, 1, 1.2, 1, 1.2)), (0, (1, 1.2)))
 WIDTH = 6.0  # inches: a text column, where 9-point type keeps 12 pixels or more
 SHEET = Path(__file__).with_name("book.mplstyle")
 STYLE: dict[Any, Any] = {**rc_params_from_file(SHEET, use_default_template=False)}
 INK, PALE, DPI = STYLE["text.color"], STYLE["axes.edgecolor"], STYLE["figure.dpi"]
+# Yellow is too pale for a thin line on white; grey is the eighth.
+LINES = [*(colour for name, colour in COLOURS.items() if name != "yellow"), PALE]
 
 #: Decorates a function that draws, and applies the style only while it runs. It overrides the
 #: reader's own settings, so that a figure looks the same on every machine.
