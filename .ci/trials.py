@@ -100,7 +100,9 @@ def make(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def row(method: str, trial: int, settings: Mapping[str, Any], found: Mapping[str, Any]) -> dict:
+def row(
+    method: str, trial: int, settings: Mapping[str, Any], found: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return a trial as a row of the ledger."""
     short = {name.rpartition(".")[2]: value for name, value in settings.items()}
     own = "; ".join(f"{name}={short[name.rpartition('.')[2]]}" for name in OWN[method])

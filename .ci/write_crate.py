@@ -13,6 +13,7 @@ import json
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rocrate.model.contextentity import ContextEntity
@@ -46,12 +47,13 @@ def trainings() -> dict[str, list[Path]]:
     return dict(found)
 
 
-def read(path: Path) -> dict:
+def read(path: Path) -> dict[str, Any]:
     """Read a JSON file of a run."""
-    return json.loads(path.read_text("utf-8"))
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found
 
 
-def crate() -> dict:
+def crate() -> dict[str, Any]:
     """Describe the records."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     source = citation["references"][0]
@@ -142,7 +144,8 @@ def crate() -> dict:
         action["result"] = results if len(results) > 1 else results[0]
         root.append_to("mentions", action)
     root["datePublished"] = max(dates)
-    return made.metadata.generate()
+    described: dict[str, Any] = made.metadata.generate()
+    return described
 
 
 def main() -> int:
