@@ -41,7 +41,7 @@ RATES = (3e-4, 6e-3)
 SHARED: dict[str, tuple[Any, ...]] = {
     "train.weight_decay": (0.02, 0.05, 0.1, 0.3),
     "train.optimizer": ("adamw", "muon"),
-    "erase": (0.0, 0.375),  # the largest side of a hidden square, of a picture's
+    "erase": (0.0, 0.375),  # the side of a hidden square, as a fraction of the picture's
 }
 #: One setting of the method's own.
 OWN: dict[str, dict[str, tuple[Any, ...]]] = {

@@ -29,7 +29,9 @@ def recorded(name: str) -> list[Run]:
         ValueError: If one has no results.
     """
     folder = records() / name
-    numbered = sorted(folder.parent.glob(f"{folder.name}-s[0-9]"))
+    start = f"{folder.name}-s"
+    beside = sorted(folder.parent.glob(f"{start}*"))
+    numbered = [path for path in beside if path.name.removeprefix(start).isdigit()]
     if not numbered:
         raise FileNotFoundError(f"no recorded run is called {name}-s0, {name}-s1 and so on")
     found = [Run.load(path) for path in numbered]

@@ -40,9 +40,12 @@ def place(tmp_path, monkeypatch):
 
 
 def test_every_seed_is_read_and_no_other_training(place):
-    record(place, "quick/one-more-s0", {})
+    for other in ("one-more-s0", "one-short-s0", "one-s1-short-s0"):
+        record(place, f"quick/{other}", {})
     assert [run.path.name for run in seeds.recorded("quick/one")] == ["one-s0", "one-s1", "one-s2"]
     assert seeds.numbers("quick/one", "knn") == [0, 1, 2]
+    record(place, "quick/other-s10", {})
+    assert len(seeds.recorded("quick/other")) == 4
     with pytest.raises(FileNotFoundError, match="quick/nobody-s0"):
         seeds.recorded("quick/nobody")
     unfinished = Run(place / "runs" / "quick/one-s3")
